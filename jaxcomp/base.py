@@ -1,0 +1,69 @@
+"""The library on one page: the shapes that methods take, the law each one obeys, and the errors.
+
+    transform -> quantize -> entropy-code, under one rate-distortion objective
+
+Everything here is importable without jax, so that a file from a stranger can be checked before
+anything heavy is loaded.
+
+Floors (a file imports only from lower floors, or from its own folder):
+
+    6 cli | 5 io | 4 codecs, weights, kvcache, tokens, optim | 3 entropy, nets, lift
+    2 coding, formats | 1 kernels, measures | 0 base, tree
+
+Laws (tests/checks.py states each of them once, as code):
+
+    Tables   integer frequencies, one row per context; every row sums to 2**precision exactly and
+             every symbol has a frequency of at least 1.
+    Stream   decode(tables, encode(tables, s, i), i) == s. Symbols drawn from the tables cost
+             -sum(log2 p) + 0.3 % + 32 bits per lane at precision 16; any sequence at all at most
+             5 % + 32 bits per lane.
+    Codec    decode(p, encode(p, x)) == apply(p, x).x_hat, bit for bit, on any device, batch size
+             and version.
+
+Errors are values inside jit (overflow and corruption flags) and the named exceptions below on the
+host. Each message says what was expected, what came, and what to do.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class JaxcompError(ValueError):
+    """Any input or stream that jaxcomp refuses; every named error below is one of these."""
+
+
+class CorruptStream(JaxcompError):
+    """The bytes are not what an encoder wrote: flipped, truncated, spliced or decoded with the
+    wrong tables."""
+
+
+class CapacityError(JaxcompError):
+    """A fixed-capacity buffer was too small for what was pushed onto it."""
+
+
+class UnsupportedInput(JaxcompError):
+    """The input is of a kind that this codec does not carry (an alpha channel, 16-bit samples)."""
+
+
+class Payload(NamedTuple):
+    """What a codec writes for one signal: a small JSON-able header and named sections of bytes."""
+
+    header: dict[str, Any]
+    sections: dict[str, bytes]
+
+
+class Codec(NamedTuple):
+    """Signal <-> bytes.
+
+    init(key=None) -> params                        trained codecs load what the package ships
+    apply(params, x, **options) -> (x_hat, bits)    the training view: reconstruction and rate
+    encode(params, x, **options) -> Payload         real bytes
+    decode(params, payload) -> x_hat                identical on every device
+    name                                            what the container calls it
+    """
+
+    init: Callable[..., Any]
+    apply: Callable[..., tuple[Any, Any]]
+    encode: Callable[..., Payload]
+    decode: Callable[[Any, Payload], Any]
+    name: str
