@@ -1,0 +1,80 @@
+# make demo | test: the two commands of the README. Each creates .venv from nothing but Python 3.11+ and pip.
+# Other interpreters: make test PYTHON=python3.12
+
+PYTHON ?= python3
+PYTHON311 ?= python3.11
+PYTEST_ARGS ?=
+WORKERS ?= 2
+DATA ?= $(wildcard ../shared/data)
+
+BIN := .venv/bin
+READY := .venv/.ready
+AOT := .venv-aot/bin
+AOT_READY := .venv-aot/.ready
+# ptxas from the PATH, or from `pip install nvidia-cuda-nvcc` inside .venv-aot
+AOT_PATH = $(subst $() ,:,$(wildcard $(CURDIR)/.venv-aot/lib/python3.11/site-packages/nvidia/*/bin)):$$PATH
+
+.PHONY: venv demo test test-slow test-aot lint format bench bench-peers clean
+
+venv: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxcomp needs Python 3.11 or newer, $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/jaxcomp demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Compiles the kernels for a TPU v5e and an NVIDIA H200, and the sharded programs for a pod, on a CPU machine.
+$(AOT_READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON311) >/dev/null && $(PYTHON311) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	 { echo 'make test-aot: Python 3.11 is missing. Install it (apt install python3.11-venv, or pyenv install 3.11)' \
+	        'or name it: make test-aot PYTHON311=/path/to/python3.11' >&2; exit 1; }
+	test -x $(AOT)/python || $(PYTHON311) -m venv .venv-aot
+	$(AOT)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'jax[tpu]==0.10.2' -e '.[test]'
+	$(AOT)/python -m pip install --quiet --disable-pip-version-check --no-deps jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2
+	@touch $@
+
+test-aot: $(AOT_READY)
+	@PATH="$(AOT_PATH)" command -v ptxas >/dev/null || \
+	 { echo 'make test-aot: ptxas (the assembler of the CUDA toolkit, 13.0 or newer) is missing. Install the toolkit,' \
+	        'or: .venv-aot/bin/pip install nvidia-cuda-nvcc' >&2; exit 1; }
+	PATH="$(AOT_PATH)" $(AOT)/python -m pytest tests/aot $(PYTEST_ARGS)
+
+# The numbers of benchmarks/results. The peers live in environments of their own: they pin what we need newer.
+bench: $(READY) bench-peers
+	$(BIN)/python benchmarks/coding.py
+	$(BIN)/python benchmarks/dct.py $(if $(DATA),--data $(DATA))
+
+bench-peers: .venv-tfc/.ready .venv-peers/.ready
+
+.venv-tfc/.ready:
+	test -x .venv-tfc/bin/python || $(PYTHON311) -m venv .venv-tfc
+	.venv-tfc/bin/python -m pip install --quiet --disable-pip-version-check tensorflow-compression==2.14.1
+	@touch $@
+
+# CompressAI's coder is one extension module that needs NumPy only; torch is not installed.
+.venv-peers/.ready:
+	test -x .venv-peers/bin/python || $(PYTHON311) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps compressai==1.2.8 numpy==2.4.6
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-aot .venv-tfc .venv-peers build dist *.egg-info

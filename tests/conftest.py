@@ -1,0 +1,14 @@
+"""What every test runs under: a CPU with eight devices, and shapes checked against annotations."""
+
+import os
+
+# Read when the first backend starts, so it must be set before any test touches jax.
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes in signatures are checked by beartype from here on, and nowhere else.
+install_import_hook("jaxcomp", "beartype.beartype")
