@@ -1,0 +1,186 @@
+"""Floats become integers here, once: probabilities -> frequencies that sum to 2**precision.
+
+The best integer frequencies minimise -sum p log2 f. They are what a greedy allocation finds that
+starts at f = 1 everywhere and gives unit after unit to the symbol whose gain p ln(1 + 1/f) is
+largest: a divisor method with divisor d(f) = 1 / ln(1 + 1/f). So the whole allocation is one
+threshold: f = 1 + #{j >= 1 : d(j) <= s p}, with s found by bisection. With z = f + 1/2,
+
+    d(f) = z - 1/(12 z) - 1/(180 z**3) + O(z**-5)
+
+Everything is done in uint32 on the bits of the float32 probabilities: no rounding depends on a
+platform, a compiler or the order of a sum, and the host's tables equal those built under jit.
+
+`directory` makes decoding two gathers: bucket b of 16 slots stores the symbol before the first
+interval that starts in it (mod 2**16), above a mask of the slots where an interval starts. Then
+
+    symbol = base + popcount(mask & (2 << slot % 16) - 1)
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int32, UInt32
+
+from jaxcomp.base import JaxcompError
+
+# Directories above this many entries (16 MiB) cost more cache misses than a search costs compares.
+DIRECTORY_LIMIT = 1 << 22
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tables:
+    """Integer probability tables, one row per context, and what decoding looks up.
+
+    entries    u32[tables, symbols], (frequency - 1) << 16 | cumulative frequency; a row of
+               frequencies sums to 2**precision and each is at least 1
+    directory  u32[tables, 2**(precision - 4)], the symbol of each slot; None: search the row
+    offset     i32[tables], the value that column 0 stands for
+    precision  static int; escape: static bool, whether the last column announces an escape
+    """
+
+    entries: UInt32[Array, "tables symbols"]
+    directory: UInt32[Array, "tables buckets"] | None
+    offset: Int32[Array, " tables"]
+    precision: int = field(metadata={"static": True})
+    escape: bool = field(metadata={"static": True})
+
+    @property
+    def frequencies(self) -> UInt32[Array, "tables symbols"]:
+        """The integer frequencies; probabilities are these over 2**precision."""
+        return (self.entries >> 16) + 1
+
+
+def build_tables(
+    pmf: Float[Array, "tables symbols"] | Float[np.ndarray, "tables symbols"],
+    *,
+    precision: int = 16,
+    offset: int | Int32[Array, " tables"] = 0,
+    escape: bool = False,
+) -> Tables:
+    """Integer tables for probabilities pmf: float[tables, symbols] (or [symbols]: one table).
+
+    pmf need not be normalised. offset is the value of column 0, one for all tables or one each.
+    With escape, the last column is the probability that a value lies outside the table, and any
+    int32 can be coded. Under a trace the integers are the same as on the host for the same
+    float32 pmf, but bad probabilities cannot be reported there: NaN and negative count as zero.
+
+    Raises JaxcompError for NaN, infinite, negative or all-zero rows, for no symbols, and for more
+    symbols than 2**precision.
+    """
+    pmf = pmf[None] if np.ndim(pmf) == 1 else pmf
+    tables, symbols = pmf.shape
+    _check_shape(tables, symbols, precision, escape)
+    if not isinstance(pmf, jax.core.Tracer):
+        pmf = _check_values(np.asarray(pmf))
+    offset = jnp.broadcast_to(jnp.asarray(offset, jnp.int32), (tables,))
+    with_directory = precision >= 4 and tables << (precision - 4) <= DIRECTORY_LIMIT
+    entries, directory = _build(jnp.asarray(pmf, jnp.float32), precision, with_directory)
+    return Tables(entries, directory, offset, precision, escape)
+
+
+def _check_shape(tables: int, symbols: int, precision: int, escape: bool) -> None:
+    if not 1 <= precision <= 16:
+        raise JaxcompError(f"precision must be 1 to 16 bits, got {precision}")
+    if tables < 1 or symbols < 1 + escape:
+        raise JaxcompError(
+            f"pmf must hold at least one table of {1 + escape} symbols, got [{tables}, {symbols}]"
+        )
+    if symbols > 1 << precision:
+        raise JaxcompError(
+            f"{symbols} symbols need a frequency each, but precision={precision} has only "
+            f"{1 << precision}; use fewer symbols with escape=True, or more precision"
+        )
+
+
+def _check_values(pmf: np.ndarray) -> np.ndarray:
+    """The rows scaled so that float32 holds them, or a named error."""
+    wide = pmf.astype(np.float64)
+    peak = wide.max(axis=1)
+    bad = ~(np.isfinite(wide) & (wide >= 0)).all(axis=1) | ~(peak > 0)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise JaxcompError(
+            "probabilities must be finite, non-negative and not all zero; "
+            f"table {row} holds {np.array2string(wide[row], threshold=8)}"
+        )
+    # A power of two changes no mantissa, so the integers are those of the unscaled float32.
+    return np.ldexp(wide, -np.frexp(peak)[1][:, None]).astype(np.float32)
+
+
+@jax.jit(static_argnums=(1, 2))
+def _build(pmf, precision, with_directory):
+    freq = allocate(pmf, precision)
+    start = jnp.cumsum(freq, axis=1, dtype=jnp.uint32) - freq
+    entries = (freq - 1) << 16 | start
+    return entries, _directory(start, precision) if with_directory else None
+
+
+def allocate(
+    pmf: Float[Array, "tables symbols"], precision: int
+) -> UInt32[Array, "tables symbols"]:
+    """Frequencies that minimise -sum p log2 f, subject to sum f = 2**precision and f >= 1."""
+    tables, symbols = pmf.shape
+    weight = _fixed_point(pmf)
+    total = jnp.uint32(1 << precision)
+
+    def fits(freq):
+        # Sums of f - 1 stay below 2**32; a single f above the total is caught by itself.
+        return (freq <= total).all(1) & ((freq - 1).sum(1, dtype=jnp.uint32) <= total - symbols)
+
+    def bisect(bit, scale):
+        probe = scale | jnp.uint32(1) << (31 - bit).astype(jnp.uint32)
+        return jnp.where(fits(_count(weight, probe)), probe, scale)
+
+    scale = lax.fori_loop(0, 32, bisect, weight[:, 0] & 0)
+    freq = _count(weight, scale)
+    # One step further some symbols would gain a unit: the first of them take what is left.
+    more = _count(weight, scale + 1) > freq
+    left = total - freq.sum(1, dtype=jnp.uint32)
+    rank = jnp.cumsum(more, axis=1, dtype=jnp.uint32)
+    return freq + (more & (rank <= left[:, None]))
+
+
+def _fixed_point(pmf):
+    """float32 -> uint32 in units of 2**-32 of the row's largest power of two, by its bits."""
+    bits = lax.bitcast_convert_type(pmf, jnp.uint32)
+    # Denormals are zero (XLA flushes them), and so are the negative and NaN that a trace lets by.
+    bits = jnp.where((bits >> 23 == 0) | (bits >= 0x7F800000), 0, bits)
+    exponent = bits >> 23
+    shift = exponent.max(axis=1, keepdims=True) - exponent
+    mantissa = jnp.where(bits == 0, 0, (bits & 0x7FFFFF) << 8 | np.uint32(1 << 31))
+    weight = jnp.where(shift < 32, mantissa >> jnp.minimum(shift, 31), 0)
+    return jnp.where((bits == 0).all(1, keepdims=True), np.uint32(1 << 31), weight)
+
+
+def _count(weight, scale):
+    """1 + the number of j >= 1 with d(j) <= y, where y = weight * scale in units of 2**-15."""
+    y = _multiply_high(weight, scale[:, None])
+    # d(j) lies in (j + 0.44, j + 0.5), so the count is the whole part of y - 1/4 or one less.
+    j = jnp.where(y < 8192, 0, (y - 8192) >> 15)
+    odd = 2 * jnp.clip(j, 1, 1 << 16) + 1
+    # In units of 2**-15: 1 / (12 z) = 5461 / odd and 1 / (180 z**3) = 1456 / odd**3.
+    cube = jnp.where(odd < 1024, odd * odd * odd, jnp.uint32(1 << 30))
+    divisor = (j << 15) + 16384 - 5461 // odd - 1456 // cube
+    return 1 + j - ((j > 0) & (y < divisor))
+
+
+def _multiply_high(a, b):
+    """The upper 32 bits of a 32 x 32 bit product, in uint32."""
+    a_high, a_low, b_high, b_low = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
+    middle = a_high * b_low + (a_low * b_low >> 16)
+    return a_high * b_high + (middle >> 16) + ((middle & 0xFFFF) + a_low * b_high >> 16)
+
+
+def _directory(start, precision):
+    """u32[tables, 2**(precision - 4)]: base symbol << 16 | starts, for every 16 slots."""
+    tables = start.shape[0]
+    row = jnp.arange(tables)[:, None]
+    starts = jnp.zeros((tables, 1 << (precision - 4)), jnp.uint32)
+    starts = starts.at[row, start >> 4].add(jnp.uint32(1) << (start & 15))
+    count = lax.population_count(starts)
+    before = jnp.cumsum(count, axis=1, dtype=jnp.uint32) - count
+    return before - 1 << 16 | starts
