@@ -1,0 +1,43 @@
+"""jaxcomp compresses what a JAX program holds: transform, quantize, entropy-code, under jit.
+
+    import jaxcomp as jc
+
+    codec = jc.codecs.dct()
+    data = jc.codecs.save(codec, image, quality=50)
+    image = jc.codecs.load(data)
+
+Folders load on first use (PEP 562), so importing jaxcomp does not import jax.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from jaxcomp.base import CapacityError as CapacityError
+from jaxcomp.base import Codec as Codec
+from jaxcomp.base import CorruptStream as CorruptStream
+from jaxcomp.base import JaxcompError as JaxcompError
+from jaxcomp.base import Payload as Payload
+from jaxcomp.base import UnsupportedInput as UnsupportedInput
+
+if TYPE_CHECKING:
+    from jaxcomp import cli as cli
+    from jaxcomp import codecs as codecs
+    from jaxcomp import coding as coding
+    from jaxcomp import io as io
+    from jaxcomp import kernels as kernels
+    from jaxcomp import measures as measures
+
+__version__ = "0.1.0"
+
+_FOLDERS = ("cli", "codecs", "coding", "io", "kernels", "measures")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _FOLDERS:
+        return importlib.import_module(f"jaxcomp.{name}")
+    raise AttributeError(f"module 'jaxcomp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FOLDERS})

@@ -1,0 +1,1 @@
+"""The command line: one command per file, each with `add` (its arguments) and `run` (its work)."""

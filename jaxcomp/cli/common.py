@@ -1,0 +1,182 @@
+"""What the commands share: files and pipes, errors that name their file, reports, the jax start."""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from jaxcomp.base import JaxcompError, UnsupportedInput
+
+PIPE = "-"
+
+
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """The limit that every command checks before it allocates an image."""
+    from jaxcomp.codecs.files import MAX_PIXELS
+
+    parser.add_argument(
+        "--max-pixels",
+        type=positive_int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="refuse larger images before allocating them (default %(default)s)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Machines read one JSON object instead of lines for people."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for machines")
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
+
+
+def quality(text: str) -> int:
+    """An argparse type: a quality of 1 to 100."""
+    value = positive_int(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"expected a quality of 1 to 100, got {text!r}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def shown(path: str) -> str:
+    """A file name that any terminal can print."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Errors raised inside say which file they are about."""
+    try:
+        yield
+    except JaxcompError as error:
+        name = "standard input" if path == PIPE else shown(path)
+        raise type(error)(f"{name}: {error}") from None
+
+
+def binary_stdin() -> BinaryIO:
+    """Standard input as bytes."""
+    return _buffer(sys.stdin, "input")
+
+
+def binary_stdout() -> BinaryIO:
+    """Standard output as bytes."""
+    return _buffer(sys.stdout, "output")
+
+
+def _buffer(stream: Any, what: str) -> BinaryIO:
+    buffer = getattr(stream, "buffer", None)
+    if buffer is None:
+        raise UnsupportedInput(
+            f"expected a standard {what} that carries bytes, got {type(stream).__name__}; "
+            "give a file name instead of -"
+        )
+    return buffer
+
+
+def check_output(path: str, *, inputs: Iterable[str] = ()) -> None:
+    """Refuse an output that would destroy its own input, or that has no folder to go to."""
+    if path == PIPE:
+        return
+    for source in inputs:
+        if source != PIPE and os.path.exists(path) and os.path.samefile(source, path):
+            raise UnsupportedInput(f"{shown(path)} is the input itself; choose another output")
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise UnsupportedInput(f"{shown(path)}: its folder does not exist; create {shown(folder)}")
+
+
+def write(path: str, data: bytes) -> None:
+    """To a file, atomically, or to standard output."""
+    from jaxcomp.coding.container import write_atomic
+
+    if path == PIPE:
+        stream = binary_stdout()
+        stream.write(data)
+        stream.flush()
+    else:
+        write_atomic(path, data)
+
+
+def report(line: str, record: dict[str, Any], arguments: argparse.Namespace, output: str) -> None:
+    """One line for people or one JSON object for machines, out of the way of piped bytes."""
+    print(
+        json.dumps(record) if arguments.json else line,
+        file=sys.stderr if output == PIPE else sys.stdout,
+    )
+
+
+def note(path: str, text: str) -> None:
+    """Something that was done to a file, and that its owner should know."""
+    print(f"jaxcomp: note: {shown(path)}: {text}", file=sys.stderr)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows in aligned columns, the first to the left and numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (heads, *rows)
+    )
+
+
+@contextlib.contextmanager
+def progress(total: int, what: str) -> Iterator[Any]:
+    """A bar on stderr where that is a terminal; yields advance(label), called after each step."""
+    if not sys.stderr.isatty():
+        yield lambda label: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda label: bar.update(task, advance=1, description=label)
+
+
+def start_jax() -> None:
+    """Let compiled programs outlive the process, in the user's cache folder.
+
+    Only where nobody has chosen a folder already, and only if ours can be written: a compilation
+    cache is a convenience, never a reason to fail.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.path.join(home, "jaxcomp", "xla")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", folder)
+        # Keep everything: each program is small, and compiling all of them is what takes seconds.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,179 @@
+"""jaxcomp compress: photos to .jxc files."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from jaxcomp.base import JaxcompError, UnsupportedInput
+from jaxcomp.cli import common
+
+# A folder is searched for these; a file named on the command line may have any suffix.
+PHOTO_SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"),
+    *(".avif", ".jp2"),
+}
+REFUSED = 2
+
+EPILOG = """\
+examples:
+  jaxcomp compress photo.jpg photo.jxc                 quality 50
+  jaxcomp compress photo.jpg photo.jxc --quality 80    1 smallest .. 100 best, much like JPEG's
+  jaxcomp compress photo.jpg photo.jxc --bpp 0.5       a file of about 0.5 bit per pixel
+  jaxcomp compress holiday/ --out small/               every photo of a folder, as small/*.jxc
+  cat photo.png | jaxcomp compress - - > photo.jxc     through a pipe
+
+The EXIF orientation is applied and the ICC profile kept; other metadata is dropped.
+Transparency is refused unless --background says what to blend it with.
+"""
+
+
+def add(commands: Any) -> None:
+    """The arguments."""
+    from jaxcomp.codecs.files import CODECS
+
+    parser = commands.add_parser(
+        "compress",
+        help="photos to .jxc files",
+        description="Compress a photo (PNG, JPEG, WebP, TIFF, ...), or every photo of a folder.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("photo", metavar="PHOTO", help="a photo, a folder of photos, or -")
+    parser.add_argument("output", metavar="OUT.jxc", nargs="?", help="the file to write, or -")
+    parser.add_argument("--out", metavar="DIR", help="the folder to write to (created if needed)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quality", type=common.quality, metavar="Q", help="1..100 (default 50)")
+    size.add_argument(
+        "--bpp", type=common.positive_float, metavar="R", help="aim at R bits per pixel instead"
+    )
+    parser.add_argument(
+        "--codec", choices=sorted(CODECS), default="dct", help="default %(default)s"
+    )
+    parser.add_argument(
+        "--background", metavar="COLOUR", help="blend transparency with white, #ff8800, ..."
+    )
+    common.add_max_pixels(parser)
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """One photo, or a folder of them."""
+    if (arguments.output is None) == (arguments.out is None):
+        raise UnsupportedInput("expected one of OUT.jxc and --out DIR; see jaxcomp compress --help")
+    if arguments.photo != common.PIPE and os.path.isdir(arguments.photo):
+        if arguments.out is None:
+            raise UnsupportedInput(
+                f"{common.shown(arguments.photo)} is a folder; say where its .jxc files go with "
+                "--out DIR"
+            )
+        return _folder(arguments)
+    output = arguments.output
+    if output is None:
+        if arguments.photo == common.PIPE:
+            raise UnsupportedInput("expected OUT.jxc for a photo from standard input, got --out")
+        os.makedirs(arguments.out, exist_ok=True)
+        output = os.path.join(arguments.out, _names([os.path.basename(arguments.photo)])[0])
+    record = _one(arguments.photo, output, arguments)
+    common.report(_line(record), record, arguments, output)
+    return 0
+
+
+def _one(source: str, output: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compress one photo; the record says what came of it."""
+    from jaxcomp.io.photo import read_photo
+
+    start = time.perf_counter()
+    common.check_output(output, inputs=[source])
+    with common.naming(source):
+        piped = source == common.PIPE
+        photo = read_photo(
+            common.binary_stdin().read() if piped else source,
+            max_pixels=arguments.max_pixels,
+            background=arguments.background,
+        )
+        for text in photo.notes:
+            common.note(source, text)
+        from jaxcomp.codecs.files import find, save
+
+        common.start_jax()
+        options = {}
+        if arguments.quality is not None:
+            options["quality"] = arguments.quality
+        if arguments.bpp is not None:
+            options["bpp"] = arguments.bpp
+        data = save(find(arguments.codec), photo.pixels, icc=photo.icc, **options)
+    common.write(output, data)
+    height, width = photo.pixels.shape[:2]
+    return {
+        "input": common.shown(source),
+        "output": common.shown(output),
+        "bytes": len(data),
+        "bpp": 8 * len(data) / (height * width),
+        "width": width,
+        "height": height,
+        "channels": photo.pixels.shape[2],
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def _line(record: dict[str, Any]) -> str:
+    return (
+        f"{record['input']} -> {record['output']}: {record['width']} x {record['height']}, "
+        f"{record['bytes']} bytes, {record['bpp']:.3f} bpp"
+    )
+
+
+def _names(photos: list[str]) -> list[str]:
+    """x.jpg -> x.jxc; where x.png exists too, x.jpg.jxc and x.png.jxc."""
+    stems = [os.path.splitext(name)[0] for name in photos]
+    return [
+        f"{stem if stems.count(stem) == 1 else name}.jxc"
+        for stem, name in zip(stems, photos, strict=True)
+    ]
+
+
+def _folder(arguments: argparse.Namespace) -> int:
+    """Every photo of a folder; a bad one is reported and the others go on."""
+    photos = sorted(
+        name
+        for name in os.listdir(arguments.photo)
+        if os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
+    )
+    if not photos:
+        raise UnsupportedInput(
+            f"{common.shown(arguments.photo)}: expected photos ({', '.join(sorted(PHOTO_SUFFIXES))}"
+            "), found none"
+        )
+    os.makedirs(arguments.out, exist_ok=True)
+    done, failed = [], []
+    start = time.perf_counter()
+    with common.progress(len(photos), "compressing") as advance:
+        for name, output in zip(photos, _names(photos), strict=True):
+            source = os.path.join(arguments.photo, name)
+            try:
+                record = _one(source, os.path.join(arguments.out, output), arguments)
+                done.append(record)
+                if not arguments.json:
+                    print(_line(record))
+            except (JaxcompError, OSError) as error:
+                text = str(error) if isinstance(error, JaxcompError) else f"{source}: {error}"
+                text = common.shown(" ".join(text.split()))
+                failed.append({"input": common.shown(source), "error": text})
+                print(f"jaxcomp: error: {text}", file=sys.stderr)
+            advance(common.shown(name))
+    seconds = time.perf_counter() - start
+    total = sum(record["bytes"] for record in done)
+    pixels = sum(record["width"] * record["height"] for record in done)
+    if arguments.json:
+        print(json.dumps({"done": done, "failed": failed, "bytes": total}))
+    else:
+        print(
+            f"{len(done)} of {len(photos)} photos, {total} bytes, "
+            f"{8 * total / max(pixels, 1):.3f} bpp, {seconds:.1f} s"
+            + (f"; {len(failed)} failed, see above" if failed else "")
+        )
+    return REFUSED if failed else 0

@@ -1,0 +1,62 @@
+"""jaxcomp decompress: a .jxc file to an image file."""
+
+import argparse
+import os
+from typing import Any
+
+from jaxcomp.cli import common
+
+EPILOG = """\
+examples:
+  jaxcomp decompress photo.jxc photo.png
+  jaxcomp decompress photo.jxc photo.tiff              also .webp (lossless), .bmp, .ppm
+  jaxcomp decompress photo.jxc - | display             PNG on standard output
+
+The file is checked before anything is loaded: a damaged one is refused in a fraction of a second,
+and OUT stays as it was.
+"""
+
+
+def add(commands: Any) -> None:
+    """The arguments."""
+    parser = commands.add_parser(
+        "decompress",
+        help="a .jxc file to an image file",
+        description="Decompress a .jxc file to PNG or another lossless image format.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", metavar="IN.jxc", help="the file to read, or -")
+    parser.add_argument("output", metavar="OUT.png", help="the image to write, or - for PNG")
+    common.add_max_pixels(parser)
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge the container, then load jax, decode, write."""
+    from jaxcomp.codecs.files import decode, icc_profile, image_shape
+    from jaxcomp.coding.container import read
+    from jaxcomp.io.photo import check_suffix, image_bytes
+
+    suffix = os.path.splitext(arguments.output)[1] if arguments.output != common.PIPE else ".png"
+    check_suffix(suffix)
+    common.check_output(arguments.output, inputs=[arguments.input])
+    with common.naming(arguments.input):
+        piped = arguments.input == common.PIPE
+        container = read(common.binary_stdin() if piped else arguments.input)
+        image_shape(container, max_pixels=arguments.max_pixels)
+        icc = icc_profile(container)
+        common.start_jax()
+        pixels = decode(container, max_pixels=arguments.max_pixels)
+    common.write(arguments.output, image_bytes(pixels, suffix, icc=icc))
+    record = {
+        "input": common.shown(arguments.input),
+        "output": common.shown(arguments.output),
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
+        "channels": pixels.shape[2] if pixels.ndim == 3 else 1,
+    }
+    line = f"{record['input']} -> {record['output']}: {record['width']} x {record['height']}"
+    common.report(line, record, arguments, arguments.output)
+    return 0

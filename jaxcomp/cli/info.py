@@ -1,0 +1,78 @@
+"""jaxcomp info: what a .jxc file holds, without decoding it and without jax."""
+
+import argparse
+import json
+from typing import Any
+
+from jaxcomp.cli import common
+
+EPILOG = """\
+examples:
+  jaxcomp info photo.jxc
+  jaxcomp info photo.jxc --json | jq .bpp
+
+Every checksum is verified, so 'info' is also a quick test of a file. It does not decode: damage
+that was given fitting checksums shows only in 'decompress'.
+"""
+
+
+def add(commands: Any) -> None:
+    """The arguments."""
+    parser = commands.add_parser(
+        "info",
+        help="what a .jxc file holds, without decoding it",
+        description="Print what a .jxc file holds, after checking its structure and checksums.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", metavar="IN.jxc", help="the file to read, or -")
+    common.add_max_pixels(parser)
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read, judge, print."""
+    from jaxcomp.codecs.files import ICC_SECTION, icc_profile, image_shape
+    from jaxcomp.coding.container import pack, read
+
+    with common.naming(arguments.input):
+        piped = arguments.input == common.PIPE
+        container = read(common.binary_stdin() if piped else arguments.input)
+        height, width, *rest = image_shape(container, max_pixels=arguments.max_pixels)
+        icc = icc_profile(container)
+    sizes = {name: len(data) for name, data in container.sections.items()}
+    total = len(pack(container.codec, container.header, container.sections))
+    record = {
+        "file": common.shown(arguments.input),
+        "version": container.version,
+        "codec": container.codec,
+        "width": width,
+        "height": height,
+        "channels": rest[0] if rest else 1,
+        "bytes": total,
+        "bpp": 8 * total / (height * width),
+        "container_bytes": total - sum(sizes.values()),
+        "sections": sizes,
+        "icc_bytes": len(icc) if icc else 0,
+        "header": {k: v for k, v in container.header.items() if k != "shape"},
+    }
+    if arguments.json:
+        print(json.dumps(record))
+        return 0
+    rows = [
+        ["codec", f"{container.codec}, container version {container.version}"],
+        ["image", f"{width} x {height}, {record['channels']} channels"],
+        ["size", f"{total} bytes, {record['bpp']:.3f} bpp"],
+        ["container", f"{record['container_bytes']} bytes"],
+    ]
+    rows += [
+        [name, f"{size} bytes" + (f" ({len(icc)} inflated)" if name == ICC_SECTION and icc else "")]
+        for name, size in sizes.items()
+    ]
+    rows += [[ascii(key)[1:-1], json.dumps(value)] for key, value in record["header"].items()]
+    print(record["file"])
+    width_of_names = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"  {name.ljust(width_of_names)}  {text}")
+    return 0

@@ -1,0 +1,88 @@
+"""The jaxcomp command: arguments in, an exit code out.
+
+    0    done
+    2    refused: one line on stderr says what was expected, what came, and what to do
+    1    a defect of jaxcomp itself, also in one line; JAXCOMP_TRACEBACK=1 shows where
+    130  interrupted
+
+Nothing is created at import, and sys.stdout and sys.stderr are looked up at each call, so main can
+be called again and again in one process. Commands import what they need when they run: a damaged
+file is refused before jax is loaded.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jaxcomp import __version__
+from jaxcomp.base import JaxcompError
+from jaxcomp.cli import compress, decompress, demo, eval, info
+
+DONE, DEFECT, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+EPILOG = """\
+examples:
+  jaxcomp compress photo.jpg photo.jxc               quality 50
+  jaxcomp compress photo.png photo.jxc --bpp 0.5     a size instead of a quality
+  jaxcomp compress holiday/ --out small/             every photo of a folder
+  jaxcomp decompress photo.jxc photo.png
+  jaxcomp info photo.jxc                             what is inside, without decoding
+  jaxcomp eval photo.png --plot curve.png            beside JPEG, WebP, JPEG 2000 and AVIF
+  jaxcomp demo                                       the same on a bundled photo
+
+A file name of - means standard input or output. 'jaxcomp COMMAND --help' says more.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(REFUSED, f"jaxcomp: error: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; argv defaults to the process's arguments. Returns the exit code."""
+    parser = _Parser(
+        prog="jaxcomp",
+        description="Compress photos with codecs that run inside XLA.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"jaxcomp {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (compress, decompress, info, eval, demo):
+        command.add(commands)
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as request:  # argparse's way to return
+        return request.code if isinstance(request.code, int) else REFUSED
+    try:
+        return arguments.run(arguments)
+    except JaxcompError as error:
+        return _refuse(str(error))
+    except BrokenPipeError:
+        return REFUSED  # whoever read our output has gone: nobody to tell
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        return _refuse(f"{name}{error.strerror or error}; check the path and its permissions")
+    except MemoryError:
+        return _refuse("out of memory; use a smaller photo or a lower --max-pixels")
+    except KeyboardInterrupt:
+        print("jaxcomp: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("JAXCOMP_TRACEBACK"):
+            raise
+        _refuse(
+            f"internal error, please report it: {type(error).__name__}: {error} "
+            "(JAXCOMP_TRACEBACK=1 shows where)"
+        )
+        return DEFECT
+
+
+def _refuse(message: str) -> int:
+    print(f"jaxcomp: error: {' '.join(message.split())}", file=sys.stderr)
+    return REFUSED
