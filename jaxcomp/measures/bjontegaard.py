@@ -15,20 +15,18 @@ least squares through more.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.polynomial import Polynomial
 
 from jaxcomp.base import UnsupportedInput
 
-Method = Literal["pchip", "cubic"]
-Values = Sequence[float] | np.ndarray
+Values = Sequence[float | int] | np.ndarray
 Antiderivative = Callable[[float], float]
 
 
 def bd_rate_percent(
-    rates_a: Values, psnr_a: Values, rates_b: Values, psnr_b: Values, *, method: Method = "pchip"
+    rates_a: Values, psnr_a: Values, rates_b: Values, psnr_b: Values, *, method: str = "pchip"
 ) -> float:
     """How many percent more rate b needs than the anchor a for the same quality; negative: b wins.
 
@@ -43,7 +41,7 @@ def bd_rate_percent(
 
 
 def bd_psnr_db(
-    rates_a: Values, psnr_a: Values, rates_b: Values, psnr_b: Values, *, method: Method = "pchip"
+    rates_a: Values, psnr_a: Values, rates_b: Values, psnr_b: Values, *, method: str = "pchip"
 ) -> float:
     """How many dB better b is than the anchor a at the same rate; positive: b wins.
 
@@ -53,9 +51,7 @@ def bd_psnr_db(
     return float(_mean_gap(a, b, method, "log10 rate"))
 
 
-def _curve(
-    rates: Values, quality: Values, method: Method, name: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _curve(rates: Values, quality: Values, method: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """(log10 rates, qualities), sorted by rate, checked."""
     if method not in ("pchip", "cubic"):
         raise UnsupportedInput(f'method is "pchip" or "cubic", got {method!r}')
@@ -82,7 +78,7 @@ def _curve(
 
 
 def _mean_gap(
-    a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray], method: Method, axis: str
+    a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray], method: str, axis: str
 ) -> float:
     """Mean of y_b(x) - y_a(x) over the shared range of x; each curve is (x, y)."""
     low, high = max(a[0][0], b[0][0]), min(a[0][-1], b[0][-1])
@@ -96,7 +92,7 @@ def _mean_gap(
     return area / (high - low)
 
 
-def _integral(x: np.ndarray, y: np.ndarray, method: Method) -> Antiderivative:
+def _integral(x: np.ndarray, y: np.ndarray, method: str) -> Antiderivative:
     """The exact antiderivative of the interpolant."""
     if method == "cubic":
         return Polynomial.fit(x, y, 3).integ()
