@@ -6,7 +6,8 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 from jaxcomp.base import JaxcompError, UnsupportedInput
 
@@ -76,17 +77,17 @@ def naming(path: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from None
 
 
-def binary_stdin() -> BinaryIO:
+def binary_stdin() -> BufferedIOBase:
     """Standard input as bytes."""
     return _buffer(sys.stdin, "input")
 
 
-def binary_stdout() -> BinaryIO:
+def binary_stdout() -> BufferedIOBase:
     """Standard output as bytes."""
     return _buffer(sys.stdout, "output")
 
 
-def _buffer(stream: Any, what: str) -> BinaryIO:
+def _buffer(stream: Any, what: str) -> BufferedIOBase:
     buffer = getattr(stream, "buffer", None)
     if buffer is None:
         raise UnsupportedInput(

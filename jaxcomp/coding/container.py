@@ -25,7 +25,8 @@ import re
 import secrets
 import stat
 import zlib
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from io import BufferedIOBase
+from typing import Any, NamedTuple, NoReturn
 
 from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
 
@@ -103,7 +104,7 @@ def unpack(data: bytes) -> Container:
     return _take(preamble, data)
 
 
-def read(source: str | os.PathLike[str] | BinaryIO) -> Container:
+def read(source: str | os.PathLike[str] | BufferedIOBase) -> Container:
     """unpack for a path or an open binary file, which reads no more than the file says it holds."""
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
@@ -325,12 +326,12 @@ def _take(preamble: _Preamble, data: bytes) -> Container:
     return Container(VERSION, preamble.codec, preamble.header, sections)
 
 
-def _regular_size(file: BinaryIO) -> int | None:
+def _regular_size(file: BufferedIOBase) -> int | None:
     status = os.fstat(file.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _read(file: BinaryIO, size: int | None) -> Container:
+def _read(file: BufferedIOBase, size: int | None) -> Container:
     """One chunk to learn what the file says of itself, then exactly that much and one byte more."""
     chunks = [file.read(PREAMBLE_LIMIT)]
     preamble = _parse(chunks[0])

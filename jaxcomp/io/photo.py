@@ -13,7 +13,8 @@ whatever its plugins raise: here that becomes CorruptStream or UnsupportedInput,
 import io
 import os
 import warnings
-from typing import Any, BinaryIO, NamedTuple
+from io import BufferedIOBase
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
@@ -102,7 +103,7 @@ def image_bytes(pixels: np.ndarray, suffix: str, *, icc: bytes | None = None) ->
     return out.getvalue()
 
 
-def _read(file: BinaryIO, max_pixels: int, background: str | None) -> Photo:
+def _read(file: BufferedIOBase, max_pixels: int, background: str | None) -> Photo:
     colour = None
     if background is not None:
         try:
@@ -136,7 +137,7 @@ def _read(file: BinaryIO, max_pixels: int, background: str | None) -> Photo:
     return photo._replace(notes=photo.notes + damaged)
 
 
-def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
+def _open(file: BufferedIOBase, max_pixels: int) -> Image.Image:
     """The photo's header, judged before its samples are decoded."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # ours follows, with the caller's number
