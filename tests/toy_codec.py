@@ -41,7 +41,7 @@ def toy() -> Codec:
         step = _step(quality)
         return np.minimum(codes * step + step // 2, params["limit"]).astype(np.uint8)
 
-    return Codec(init, apply, encode, decode, "dct")
+    return Codec(init, apply, encode, decode, "toy")
 
 
 def _step(quality: int) -> int:
