@@ -22,12 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Int32, UInt16, UInt32
+from jaxtyping import Array, Bool, Int32, UInt16, UInt32
 
 from jaxcomp.kernels import dispatch
 
 Encoded = tuple[
-    UInt32[Array, "groups lanes"], UInt16[Array, "groups capacity"], Int32[Array, "groups"]
+    UInt32[Array, "groups lanes"], UInt16[Array, "groups capacity"], Int32[Array, " groups"]
 ]
 
 
@@ -92,25 +92,53 @@ def reference(
     precision: int,
 ) -> Encoded:
     """The plain lax twin of `run`, which defines its result."""
-    groups, steps, lanes = start_freq.shape
+    head, word, emit = dense(head, start_freq, precision=precision)
+    # Steps and lanes are both visited downwards: the stack is the flattened plane, reversed.
+    groups = head.shape[0]
+    word, emit = (jnp.flip(x.reshape(groups, -1), 1) for x in (word, emit))
+    count = jnp.cumsum(emit, axis=1, dtype=jnp.int32)
+    place = jnp.where(emit, count - 1, capacity)
+    empty = jnp.zeros((groups, capacity), jnp.uint16)
+    words = jax.vmap(lambda w, i, v: w.at[i].set(v, mode="drop"))(empty, place, word)
+    size = count[:, -1] if emit.shape[1] else jnp.zeros(groups, jnp.int32)
+    return head, words, size
+
+
+def dense(
+    head: UInt32[Array, "groups lanes"],
+    start_freq: UInt32[Array, "groups steps lanes"],
+    *,
+    precision: int,
+) -> tuple[
+    UInt32[Array, "groups lanes"],
+    UInt16[Array, "groups steps lanes"],
+    Bool[Array, "groups steps lanes"],
+]:
+    """(head, word, emit): the word that each push would emit, and whether it does."""
 
     def push(x, entry):
         freq, start = (entry >> 16) + 1, entry & 0xFFFF
         emit = x >> 16 >= freq << (16 - precision)
         word = x.astype(jnp.uint16)
         x = jnp.where(emit, x >> 16, x)
-        quotient = x // freq
+        quotient = _divide(x, freq, precision)
         return (quotient << precision) + start + (x - quotient * freq), (word, emit)
 
-    head, (word, emit) = lax.scan(push, head, start_freq.swapaxes(0, 1), reverse=True)
-    # Steps and lanes are both visited downwards: the stack is the flattened plane, reversed.
-    word, emit = (jnp.flip(x.swapaxes(0, 1).reshape(groups, -1), 1) for x in (word, emit))
-    count = jnp.cumsum(emit.astype(jnp.int32), axis=1)
-    place = jnp.where(emit, count - 1, capacity)
-    empty = jnp.zeros((groups, capacity), jnp.uint16)
-    words = jax.vmap(lambda w, i, v: w.at[i].set(v, mode="drop"))(empty, place, word)
-    size = count[:, -1] if steps * lanes else jnp.zeros(groups, jnp.int32)
-    return head, words, size
+    head, out = lax.scan(push, head, start_freq.swapaxes(0, 1), reverse=True)
+    word, emit = (x.swapaxes(0, 1) for x in out)
+    return head, word, emit
+
+
+def _divide(x: jax.Array, freq: jax.Array, precision: int) -> jax.Array:
+    """x // freq for x < freq << (32 - precision), without integer division where possible."""
+    if precision < 10:
+        return x // freq
+    # No vector unit divides integers. The quotient is below 2**22 and a float32 estimate has a
+    # relative error below 2**-22, so it is off by one at most; the remainder tells which way.
+    quotient = (x.astype(jnp.float32) / freq.astype(jnp.float32)).astype(jnp.uint32)
+    rest = x - quotient * freq
+    low = rest >> 31
+    return quotient - low + ((low == 0) & (rest >= freq))
 
 
 # ---- end of reference ----------------------------------------------------------------------------

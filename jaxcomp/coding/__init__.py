@@ -1,0 +1,39 @@
+"""Integers <-> words <-> bytes: integer tables, interleaved rANS, streams, containers."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxcomp.coding import container as container
+    from jaxcomp.coding.rans import decode as decode
+    from jaxcomp.coding.rans import encode as encode
+    from jaxcomp.coding.rans import pop as pop
+    from jaxcomp.coding.rans import push as push
+    from jaxcomp.coding.stream import Stream as Stream
+    from jaxcomp.coding.stream import choose_lanes as choose_lanes
+    from jaxcomp.coding.stream import empty as empty
+    from jaxcomp.coding.stream import from_bytes as from_bytes
+    from jaxcomp.coding.stream import is_finished as is_finished
+    from jaxcomp.coding.stream import to_bytes as to_bytes
+    from jaxcomp.coding.tables import Tables as Tables
+    from jaxcomp.coding.tables import build_tables as build_tables
+
+# Loaded on first use: the container is read without jax.
+_FILES = {
+    "rans": ("decode", "encode", "pop", "push"),
+    "stream": ("Stream", "choose_lanes", "empty", "from_bytes", "is_finished", "to_bytes"),
+    "tables": ("Tables", "build_tables"),
+}
+_FILE_OF = {name: file for file, names in _FILES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILE_OF:
+        return getattr(importlib.import_module(f"jaxcomp.coding.{_FILE_OF[name]}"), name)
+    if name in ("bits_back", "container", "universal"):
+        return importlib.import_module(f"jaxcomp.coding.{name}")
+    raise AttributeError(f"module 'jaxcomp.coding' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FILE_OF, "bits_back", "container", "universal"})

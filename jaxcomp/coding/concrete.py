@@ -1,0 +1,203 @@
+"""Coding concrete arrays on a CPU: the same stream as rans.py writes, by every core.
+
+Groups are independent, so each thread takes a range of them through one compiled program, as each
+device would under shard_map. Steps are padded to a few counts per octave, so that messages of many
+lengths share a program, and the words are compacted by NumPy, five times as fast as XLA does
+on a CPU.
+"""
+
+import functools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.base import CapacityError, JaxcompError
+from jaxcomp.coding.escape import distance, intervals
+from jaxcomp.coding.layout import lay_out, split_steps
+from jaxcomp.coding.stream import INITIAL_HEAD, Stream, choose_lanes, round_up, split_lanes
+from jaxcomp.coding.tables import Tables
+from jaxcomp.kernels import rans_decode, rans_encode
+
+SAMPLE = 1 << 16  # symbols looked at to estimate a message's size
+
+
+def encode(
+    tables: Tables,
+    symbols: np.ndarray,
+    index: np.ndarray | None,
+    *,
+    lanes: int | None,
+    capacity: int | None,
+) -> Stream:
+    """rans.encode on host arrays. Raises JaxcompError and CapacityError as it says."""
+    symbols, index = _flat(symbols), None if index is None else _flat(index)
+    lanes = lanes or choose_lanes(estimate_bits(tables, symbols, index))
+    groups, per_group = split_lanes(lanes)
+    steps = round_up(split_steps(symbols.size, groups, per_group))
+    place = functools.partial(lay_out, groups=groups, lanes=per_group, steps=steps)
+    padding = np.asarray(tables.offset)[0].astype(symbols.dtype)
+    planes = (place(symbols, fill=padding), None if index is None else place(index, fill=0))
+    count = _counts(symbols.size, groups, per_group)
+    parts = _by_groups(functools.partial(_encode_part, tables), groups, *planes, count)
+    if any(bad for *_, bad in parts):
+        explain(tables, symbols, index)
+    head = np.concatenate([part[0] for part in parts])
+    stacks = [stack for part in parts for stack in part[1]]
+    size = np.array([len(stack) for stack in stacks], np.int32)
+    capacity = steps * per_group if capacity is None else capacity
+    if size.max() > capacity:
+        raise CapacityError(
+            f"expected at most {capacity} words per group, got {size.max()}; pass a larger capacity"
+        )
+    words = np.zeros((groups, capacity), np.uint16)
+    for row, stack in zip(words, stacks, strict=True):
+        row[: len(stack)] = stack
+    escapes = np.concatenate([part[2] for part in parts])
+    size_of_escapes = np.asarray(len(escapes), np.int32)
+    return Stream(head, words, size, escapes, size_of_escapes, np.asarray(False))
+
+
+def decode(
+    tables: Tables, stream: Stream, index: np.ndarray | None, shape: tuple[int, ...]
+) -> tuple[np.ndarray, Stream]:
+    """(symbols, what is left of the stream) on host arrays."""
+    head, words, size, escapes, escape_size, _ = map(np.asarray, stream)
+    groups, per_group = head.shape
+    total = math.prod(shape)
+    steps = round_up(split_steps(total, groups, per_group))
+    count = _counts(total, groups, per_group)
+    if index is not None:
+        index = lay_out(_flat(index), groups, per_group, fill=0, steps=steps)
+    needed = split_steps(total, groups, per_group)
+    symbols = np.empty((groups, needed, per_group), np.int32)
+    outside = np.zeros(symbols.shape if tables.escape else (groups, 0), bool)
+
+    def part(into, escaping, *planes):
+        out = _decode(tables, *planes, steps=steps)
+        into[:] = np.asarray(out[0])[:, :needed]
+        if tables.escape:
+            escaping[:] = np.asarray(out[3])[:, :needed]
+        return np.asarray(out[1]), np.asarray(out[2])
+
+    parts = _by_groups(part, groups, symbols, outside, head, words, size, index, count)
+    head, size = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
+    symbols = symbols.reshape(-1)[:total]
+    if tables.escape:
+        place = np.flatnonzero(outside)
+        escape_size = escape_size - np.int32(len(place))
+        code = escapes[np.clip(escape_size + np.arange(len(place)), 0, max(len(escapes) - 1, 0))]
+        # The escape column itself is already in the symbol; the sum wraps as int32 does.
+        symbols[place] += np.asarray(distance(code, tables)) - np.int32(tables.entries.shape[1] - 1)
+    return symbols.reshape(shape), stream._replace(head=head, size=size, escape_size=escape_size)
+
+
+def estimate_bits(tables: Tables, symbols: np.ndarray, index: np.ndarray | None) -> float:
+    """The ideal size of a message in bits, from at most SAMPLE evenly spaced symbols."""
+    if not symbols.size:
+        return 0.0
+    stride = -(-symbols.size // SAMPLE)
+    entries, offset = np.asarray(tables.entries), np.asarray(tables.offset)
+    table = np.zeros(1, np.int32) if index is None else index[::stride].clip(0, len(entries) - 1)
+    column = symbols[::stride].astype(np.int64) - offset[table]
+    width = entries.shape[1]
+    # What lies outside a table takes its last column: the escape.
+    column = np.where((column >= 0) & (column < width), column, width - 1)
+    freq = (entries[table, column] >> 16) + 1.0
+    return float((tables.precision - np.log2(freq)).mean() * symbols.size)
+
+
+def explain(tables: Tables, symbols: np.ndarray, index: np.ndarray | None) -> None:
+    """Raise JaxcompError for the first symbol or index out of range, if there is one."""
+    count, width = tables.entries.shape
+    if index is not None:
+        bad = np.flatnonzero((index < 0) | (index >= count))
+        if len(bad):
+            raise JaxcompError(
+                f"index must be 0 to {count - 1}, got {index.flat[bad[0]]} at position {bad[0]}"
+            )
+    if tables.escape:
+        return
+    table = 0 if index is None else index
+    low = np.broadcast_to(np.asarray(tables.offset)[table], symbols.shape)
+    bad = np.flatnonzero(
+        (symbols < low) | (symbols.astype(np.int64) >= low.astype(np.int64) + width)
+    )
+    if len(bad):
+        first = low.flat[bad[0]]
+        raise JaxcompError(
+            f"expected symbols {first} to {first + width - 1}, got {symbols.flat[bad[0]]} at "
+            f"position {bad[0]}; build the tables with escape=True to code any int32"
+        )
+
+
+def _encode_part(tables, symbols, index, count):
+    """(head, stack of each group, escape codes, whether anything was out of range)."""
+    head, word, emit, escapes, bad = _encode(tables, symbols, index, count)
+    word, emit = np.asarray(word), np.asarray(emit)
+    # The stack is what was emitted, last step and last lane first.
+    pairs = zip(word, emit, strict=True)
+    stacks = [np.compress(e.reshape(-1), w.reshape(-1))[::-1] for w, e in pairs]
+    codes = np.zeros(0, np.uint32)
+    if escapes is not None:
+        code, outside = (np.asarray(x).reshape(-1) for x in escapes)
+        codes = np.compress(outside, code)
+    return np.asarray(head), stacks, codes, bool(bad)
+
+
+@jax.jit
+def _encode(tables, symbols, index, count):
+    groups, steps, lanes = symbols.shape
+    entries, outside, code, bad = intervals(tables, symbols, index)
+    valid = jnp.arange(steps * lanes).reshape(steps, lanes) < count[:, None, None]
+    entries = jnp.where(valid, entries, jnp.uint32(((1 << tables.precision) - 1) << 16))
+    head = jnp.full((groups, lanes), INITIAL_HEAD, jnp.uint32)
+    out = rans_encode.dense(head, entries, precision=tables.precision)
+    return *out, (code, outside) if tables.escape else None, bad
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _decode(tables, head, words, size, index, count, *, steps):
+    column, head, size = rans_decode.run(
+        head,
+        words,
+        size,
+        (tables.entries, tables.directory),
+        index,
+        count,
+        precision=tables.precision,
+        steps=steps,
+    )
+    offset = tables.offset[0] if index is None else tables.offset[index]
+    outside = column == tables.entries.shape[1] - 1 if tables.escape else None
+    return column + offset, head, size, outside
+
+
+def _flat(x):
+    return np.ascontiguousarray(x).reshape(-1)
+
+
+def _counts(total, groups, lanes):
+    """Symbols in each group: all but the last of them are full."""
+    each = split_steps(total, groups, lanes) * lanes
+    return np.clip(total - each * np.arange(groups), 0, each).astype(np.int32)
+
+
+@functools.cache
+def _threads():
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="jaxcomp")
+
+
+def _by_groups(function, groups, *arrays):
+    """function on equal ranges of groups (axis 0 of every array; None stays None), in threads."""
+    parts = min(groups, 1 << (os.cpu_count() or 1).bit_length() - 1)
+    each = groups // parts
+    ranges = [slice(i * each, (i + 1) * each) for i in range(parts)]
+
+    def one(place):
+        return function(*(None if x is None else x[place] for x in arrays))
+
+    return [one(ranges[0])] if parts == 1 else list(_threads().map(one, ranges))

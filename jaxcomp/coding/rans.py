@@ -1,0 +1,226 @@
+"""Symbols <-> streams, under any trace: encode, decode, and their stack form push, pop.
+
+n symbols fill G groups of L lanes in T = ceil(n / (G L)) steps, in C order: symbol i sits at
+
+    group i // (T L),  step i // L % T,  lane i % L
+
+so that a group holds a run of consecutive symbols and can be decoded, or sharded, by itself. The
+positions left over at the end code a symbol of probability one, which leaves a state unchanged.
+
+Called on concrete arrays on a CPU, encode and decode take the way of concrete.py: the same layout
+and the same bytes, with lanes chosen from the message, and every core at work.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int32
+
+from jaxcomp.base import CapacityError, JaxcompError
+from jaxcomp.coding import concrete
+from jaxcomp.coding.escape import distance, intervals
+from jaxcomp.coding.layout import lay_out, split_steps
+from jaxcomp.coding.stream import Stream, check_finished, choose_lanes, empty, split_lanes
+from jaxcomp.coding.tables import Tables
+from jaxcomp.kernels import rans_decode, rans_encode
+
+
+def encode(
+    tables: Tables,
+    symbols: Int32[Array, "*shape"],
+    index: Int32[Array, "*shape"] | None = None,
+    *,
+    lanes: int | None = None,
+    capacity: int | None = None,
+) -> Stream:
+    """The stream of symbols: int32 of any shape, index (same shape) choosing the table of each.
+
+    lanes is a power of two; None chooses it from the ideal size of a concrete message, or from the
+    symbol count under a trace. capacity is in words per group; None is the worst case. With
+    tables.escape any int32 can be coded; without, a symbol outside its table, like an index
+    outside the tables, sets `overflow` under a trace.
+
+    Raises on concrete input: JaxcompError for a symbol or an index out of range or of another
+    shape, CapacityError if the words do not fit.
+    """
+    symbols, index = _check(tables, symbols, index)
+    if _on_host(tables, symbols, index):
+        return concrete.encode(tables, symbols, index, lanes=lanes, capacity=capacity)
+    lanes = lanes or choose_lanes(symbols.size)
+    stream = _encode(tables, symbols, index, lanes, capacity)
+    if not isinstance(stream.overflow, jax.core.Tracer) and bool(stream.overflow):
+        concrete.explain(tables, np.asarray(symbols), None if index is None else np.asarray(index))
+        raise CapacityError(
+            f"expected at most {stream.words.shape[1]} words per group, got "
+            f"{int(stream.size.max())}; pass a larger capacity"
+        )
+    return stream
+
+
+def decode(
+    tables: Tables,
+    stream: Stream,
+    index: Int32[Array, "*shape"] | None = None,
+    *,
+    shape: tuple[int, ...] | None = None,
+) -> Int32[Array, "*shape"]:
+    """The symbols of a stream, of the shape of index; without index, shape says how many.
+
+    Raises CorruptStream when, on concrete values, the stream does not end where an encoder began.
+    Under a trace nothing can be raised: use pop, and look at is_finished(stream).
+    """
+    index, shape = _check_shape(tables, index, shape)
+    if _on_host(tables, stream, index):
+        symbols, rest = concrete.decode(tables, stream, index, shape)
+    else:
+        symbols, rest = _pop(stream, tables, index, shape)
+    if not isinstance(rest.overflow, jax.core.Tracer):
+        check_finished(rest)
+    return symbols
+
+
+def push(
+    stream: Stream,
+    tables: Tables,
+    symbols: Int32[Array, "*shape"],
+    index: Int32[Array, "*shape"] | None = None,
+) -> Stream:
+    """The stream with symbols on top of what it held; pop returns the last array pushed first.
+
+    The capacities of the stream are fixed: what does not fit sets `overflow`.
+    """
+    symbols, index = _check(tables, symbols, index)
+    return _push(stream, tables, symbols, index)
+
+
+def pop(
+    stream: Stream,
+    tables: Tables,
+    index: Int32[Array, "*shape"] | None = None,
+    *,
+    shape: tuple[int, ...] | None = None,
+) -> tuple[Int32[Array, "*shape"], Stream]:
+    """(symbols, what was below them). More than was pushed makes a size negative."""
+    index, shape = _check_shape(tables, index, shape)
+    return _pop(stream, tables, index, shape)
+
+
+# Arrays enter a program as arguments, whatever they were: one compilation serves them all.
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _encode(tables, symbols, index, lanes, capacity):
+    groups, per_group = split_lanes(lanes)
+    worst = split_steps(symbols.size, groups, per_group) * per_group
+    escapes = symbols.size if tables.escape else 0
+    stream = empty(lanes, worst if capacity is None else capacity, escape_capacity=escapes)
+    return _push(stream, tables, symbols, index)
+
+
+@jax.jit
+def _push(stream, tables, symbols, index):
+    groups, lanes = stream.head.shape
+    entries, outside, code, bad = intervals(tables, symbols, index)
+    no_operation = jnp.uint32(((1 << tables.precision) - 1) << 16)
+    plane = lay_out(entries.reshape(-1), groups, lanes, fill=no_operation)
+    head, words, size = rans_encode.run(
+        stream.head, plane, plane.shape[1] * lanes, precision=tables.precision
+    )
+    overflow = stream.overflow | bad | (stream.size + size > stream.words.shape[1]).any()
+    words = jax.vmap(_append)(stream.words, stream.size, words, size)
+    escapes, escape_size = stream.escapes, stream.escape_size
+    if tables.escape:
+        new, count = _compact(code.reshape(-1), outside.reshape(-1))
+        overflow |= escape_size + count > escapes.shape[0]
+        escapes, escape_size = _append(escapes, escape_size, new, count), escape_size + count
+    return Stream(head, words, stream.size + size, escapes, escape_size, overflow)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _pop(stream, tables, index, shape):
+    groups, lanes = stream.head.shape
+    count = math.prod(shape)
+    steps = split_steps(count, groups, lanes)
+    plane = None if index is None else lay_out(index.reshape(-1), groups, lanes, fill=0)
+    column, head, size = rans_decode.run(
+        stream.head,
+        stream.words,
+        stream.size,
+        (tables.entries, tables.directory),
+        plane,
+        count,
+        precision=tables.precision,
+        steps=steps,
+    )
+    column = column.reshape(-1)[:count].reshape(shape)
+    offset = tables.offset[0] if index is None else tables.offset[index]
+    symbols = column + offset
+    escape_size = stream.escape_size
+    if tables.escape:
+        outside = column == tables.entries.shape[1] - 1
+        rank = jnp.cumsum(outside.reshape(-1), dtype=jnp.int32).reshape(shape) - 1
+        escape_size = escape_size - outside.sum(dtype=jnp.int32)
+        if stream.escapes.shape[0]:
+            code = stream.escapes.at[jnp.maximum(escape_size + rank, 0)].get(mode="clip")
+            symbols = jnp.where(outside, offset + distance(code, tables), symbols)
+    return symbols, stream._replace(head=head, size=size, escape_size=escape_size)
+
+
+def _append(buffer, size, new, count):
+    """buffer with new[:count] written from position size; what does not fit is dropped."""
+    room, length = buffer.shape[0], min(buffer.shape[0], new.shape[0])
+    new = new[:length]
+    start = jnp.clip(size, 0, room - length)
+    place = jnp.arange(length) + start - size
+    old = lax.dynamic_slice(buffer, (start,), (length,))
+    fresh = jnp.where((place >= 0) & (place < count), jnp.roll(new, size - start), old)
+    return lax.dynamic_update_slice(buffer, fresh, (start,))
+
+
+def _compact(values, mask):
+    """(the values where mask holds, in order, zeros behind; how many)."""
+    rank = jnp.cumsum(mask, dtype=jnp.int32)
+    place = jnp.where(mask, rank - 1, values.shape[0])
+    count = rank[-1] if values.shape[0] else jnp.zeros((), jnp.int32)
+    return jnp.zeros_like(values).at[place].set(values, mode="drop"), count
+
+
+def _check(tables, symbols, index):
+    if not jnp.issubdtype(symbols.dtype, jnp.integer):
+        raise JaxcompError(f"symbols must be integers, got {symbols.dtype}")
+    index, _ = _check_shape(tables, index, symbols.shape)
+    return symbols, index
+
+
+def _check_shape(tables, index, shape):
+    if index is None:
+        if shape is None:
+            raise JaxcompError("expected index or shape=, got neither; how many symbols are there?")
+        if tables.entries.shape[0] != 1:
+            raise JaxcompError(
+                f"{tables.entries.shape[0]} tables need an index that chooses one per symbol"
+            )
+        return None, tuple(shape)
+    if shape is not None and tuple(shape) != tuple(index.shape):
+        raise JaxcompError(f"expected an index of shape {tuple(shape)}, got {tuple(index.shape)}")
+    if not jnp.issubdtype(index.dtype, jnp.integer):
+        raise JaxcompError(f"index must be integers, got {index.dtype}")
+    return index, tuple(index.shape)
+
+
+def _on_host(*arrays):
+    """Whether every array is concrete and lies in this host's memory."""
+
+    def here(x):
+        return isinstance(x, np.ndarray | np.generic) or (
+            isinstance(x, jax.Array)
+            and not isinstance(x, jax.core.Tracer)
+            and x.is_fully_addressable
+            and all(device.platform == "cpu" for device in x.devices())
+        )
+
+    return all(map(here, jax.tree.leaves(arrays)))

@@ -1,0 +1,217 @@
+"""An ANS message: its arrays, its size in lanes, and its bytes.
+
+Bytes of a stream, little-endian, with no tables inside:
+
+    u8      version 1
+    u8      log2(lanes per group)
+    varint  groups, escapes
+    u8      k, then the words of each group as exponential Golomb codes
+    bits    4 bits per head: floor(log2 head) - 16; then the bits of each head below its top one
+    u16     words of group 0, bottom of the stack first; of group 1; ...
+    u8      k, then the escapes as exponential Golomb codes (if there are any)
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int32, UInt16, UInt32
+
+from jaxcomp.base import CapacityError, CorruptStream, JaxcompError
+from jaxcomp.coding import universal
+
+VERSION = 1
+LANES_PER_GROUP = 128  # one row of a TPU vector register, four GPU warps
+MAX_LANES = 1 << 14  # CPU and GPU gain nothing from more (measured)
+HEAD_BITS = 20  # what a lane costs: 32 bits that could have carried 16, and 4 for the length
+INITIAL_HEAD = 1 << 16
+
+
+class Stream(NamedTuple):
+    """Words, heads and escapes; every group of lanes is a stack of its own.
+
+    head         u32[groups, lanes], in [2**16, 2**32), 2**16 when empty
+    words        u16[groups, capacity], of which size[g] are in use, bottom first
+    size         i32[groups]; negative: more was popped than had been pushed
+    escapes      u32[m], of which escape_size are in use: values outside their tables
+    escape_size  i32
+    overflow     bool: a capacity was too small, or a symbol or an index was out of range
+    """
+
+    head: UInt32[Array, "*batch groups lanes"]
+    words: UInt16[Array, "*batch groups capacity"]
+    size: Int32[Array, "*batch groups"]
+    escapes: UInt32[Array, "*batch m"]
+    escape_size: Int32[Array, "*batch"]
+    overflow: Bool[Array, "*batch"]
+
+
+def split_lanes(lanes: int) -> tuple[int, int]:
+    """lanes -> (groups, lanes per group). Raises JaxcompError unless lanes is a power of two."""
+    if lanes < 1 or lanes & (lanes - 1):
+        raise JaxcompError(f"lanes must be a power of two, got {lanes}")
+    per_group = min(lanes, LANES_PER_GROUP)
+    return lanes // per_group, per_group
+
+
+def choose_lanes(bits: float) -> int:
+    """Lanes for a message of `bits`: heads cost at most 1 % of it, or 128 bytes if that is more."""
+    most = max(0.01 * bits, 128 * 8) / HEAD_BITS
+    return min(MAX_LANES, 1 << int(np.log2(most)))
+
+
+def empty(lanes: int, capacity: int, *, escape_capacity: int = 0) -> Stream:
+    """A stream without symbols, with room for `capacity` words per group."""
+    groups, per_group = split_lanes(lanes)
+    return Stream(
+        jnp.full((groups, per_group), INITIAL_HEAD, jnp.uint32),
+        jnp.zeros((groups, capacity), jnp.uint16),
+        jnp.zeros(groups, jnp.int32),
+        jnp.zeros(escape_capacity, jnp.uint32),
+        jnp.zeros((), jnp.int32),
+        jnp.zeros((), bool),
+    )
+
+
+def is_finished(stream: Stream) -> Bool[Array, "*batch"]:
+    """Whether everything pushed has been popped: the free integrity check of ANS.
+
+    A wrong table, a flipped bit or a truncation leaves a lane away from its initial state with
+    probability about 1 - 2**-16 per lane.
+    """
+    return (
+        (stream.head == INITIAL_HEAD).all((-2, -1))
+        & (stream.size == 0).all(-1)
+        & (stream.escape_size == 0)
+        & ~stream.overflow
+    )
+
+
+def check_finished(stream: Stream) -> None:
+    """Raise CorruptStream unless is_finished, on concrete values."""
+    if not bool(jnp.all(is_finished(stream))):
+        raise CorruptStream(
+            "expected every lane back at its initial state and no word left after decoding; the "
+            "stream is corrupt, or these are not the tables and indices that it was encoded with"
+        )
+
+
+def round_up(value: int) -> int:
+    """`value` rounded up to one of eight sizes per octave, so that few shapes are compiled."""
+    if value <= 16:
+        return 16
+    step = 1 << (int(value - 1).bit_length() - 4)
+    return -(-value // step) * step
+
+
+def to_bytes(stream: Stream) -> bytes:
+    """The stream as bytes: at most 16 bytes, 2 bytes per further group, heads, words, escapes.
+
+    Raises CapacityError if the stream overflowed, JaxcompError for a batch of streams.
+    """
+    head, words, size, escapes, escape_size, overflow = map(np.asarray, stream)
+    if head.ndim != 2:
+        raise JaxcompError(f"expected one stream, got a batch of shape {head.shape[:-2]}; map it")
+    if overflow or (size > words.shape[1]).any() or (size < 0).any():
+        raise CapacityError(
+            f"expected at most {words.shape[1]} words per group and {len(escapes)} escapes, got "
+            f"{size.max()} and {escape_size}; encode with a larger capacity, and with symbols and "
+            "indices inside the tables"
+        )
+    groups, lanes = head.shape
+    fixed = bytes([VERSION, int(lanes).bit_length() - 1]) + _varint(groups) + _varint(escape_size)
+    extra = head.reshape(-1).astype(np.uint64)
+    length = np.frexp(extra.astype(np.float64))[1] - 1  # floor(log2 head), 16 to 31
+    rest = extra - (np.uint64(1) << length.astype(np.uint64))
+    heads = universal.pack_bits(
+        np.concatenate([length - 16, rest.astype(np.int64)]),
+        np.concatenate([np.full(len(length), 4), length]),
+    )
+    used = [words[g, : size[g]] for g in range(groups)]
+    parts = [fixed, _golomb(size), heads, np.concatenate(used).astype("<u2").tobytes()]
+    return b"".join(parts + ([_golomb(escapes[:escape_size])] if escape_size else []))
+
+
+def from_bytes(data: bytes) -> Stream:
+    """The stream of to_bytes; its arrays are NumPy's, on the host.
+
+    Raises CorruptStream for bytes that no encoder wrote, before allocating what they ask for.
+    """
+    if len(data) < 4 or data[0] != VERSION or data[1] > 7:
+        raise CorruptStream(
+            f"expected a stream of version {VERSION} with at most {LANES_PER_GROUP} lanes per "
+            f"group, got {len(data)} bytes starting {data[:2].hex() or 'nowhere'}"
+        )
+    lanes = 1 << data[1]
+    groups, data = _read_varint(data[2:])
+    escape_count, data = _read_varint(data)
+    if not 1 <= groups * lanes * HEAD_BITS <= 8 * len(data) or escape_count > 8 * len(data):
+        raise CorruptStream(
+            f"expected room for {groups} groups of {lanes} lanes and {escape_count} escapes, got "
+            f"{len(data)} bytes"
+        )
+    size, data = _read_golomb(data, groups)
+    total = int(size.sum())
+    if 2 * total > len(data):
+        raise CorruptStream(f"expected {total} words, got {len(data)} bytes")
+    count = groups * lanes
+    lengths, _ = universal.unpack_bits(data, np.full(count, 4))
+    lengths = lengths.astype(np.int64) + 16
+    fields, used = universal.unpack_bits(data, np.concatenate([np.full(count, 4), lengths]))
+    head = (np.uint64(1) << lengths.astype(np.uint64)) + fields[count:]
+    data = data[used:]
+    if 2 * total > len(data):
+        raise CorruptStream(f"expected {total} words, got {len(data)} bytes")
+    capacity = round_up(int(size.max()))
+    if groups * capacity > (1 << 22) + 256 * len(data):
+        raise CorruptStream(
+            f"expected groups of similar sizes, got {groups} groups of up to {size.max()} words in "
+            f"{len(data)} bytes"
+        )
+    words = np.zeros((groups, capacity), np.uint16)
+    flat = np.frombuffer(data, "<u2", total)
+    words[np.arange(capacity) < size[:, None].astype(np.int64)] = flat
+    data = data[2 * total :]
+    escapes = np.zeros(0, np.uint32)
+    if escape_count:
+        escapes, data = _read_golomb(data, escape_count)
+    if data:
+        raise CorruptStream(f"expected the end of the stream, got {len(data)} more bytes")
+    return Stream(
+        head.astype(np.uint32).reshape(groups, lanes),
+        words,
+        size.astype(np.int32),
+        escapes.astype(np.uint32),
+        np.asarray(escape_count, np.int32),
+        np.asarray(False),
+    )
+
+
+def _golomb(values):
+    k = universal.best_exponential_golomb(values)
+    return bytes([k]) + universal.exponential_golomb_encode(values, k)
+
+
+def _read_golomb(data, count):
+    if not data or data[0] > 31:
+        raise CorruptStream(f"expected an exponential Golomb parameter 0 to 31, got {data[:1]!r}")
+    values, used = universal.exponential_golomb_decode(data[1:], count, data[0])
+    if count and values.max() >= 1 << 32:
+        raise CorruptStream(f"expected integers below 2**32, got {values.max()}")
+    return values, data[1 + used :]
+
+
+def _varint(value):
+    value, out = int(value), b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
+
+
+def _read_varint(data):
+    value = 0
+    for place, byte in enumerate(data[:5]):
+        value |= (byte & 127) << 7 * place
+        if byte < 128:
+            return value, data[place + 1 :]
+    raise CorruptStream("expected an integer of at most 5 bytes; truncated?")
