@@ -37,10 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge the container, then load jax, decode, write."""
     from jaxcomp.codecs.files import decode, icc_profile, image_shape
     from jaxcomp.coding.container import read
-    from jaxcomp.io.photo import check_suffix, image_bytes
+    from jaxcomp.io.photo import WITH_PROFILE, check_suffix, image_bytes
 
     suffix = os.path.splitext(arguments.output)[1] if arguments.output != common.PIPE else ".png"
-    check_suffix(suffix)
+    kind = check_suffix(suffix)
     common.check_output(arguments.output, inputs=[arguments.input])
     with common.naming(arguments.input):
         piped = arguments.input == common.PIPE
@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         common.start_jax()
         pixels = decode(container, max_pixels=arguments.max_pixels)
     common.write(arguments.output, image_bytes(pixels, suffix, icc=icc))
+    if icc and kind not in WITH_PROFILE:
+        common.note(arguments.output, f"{kind} cannot carry the ICC profile; it was left out")
     record = {
         "input": common.shown(arguments.input),
         "output": common.shown(arguments.output),

@@ -1,7 +1,7 @@
 """Photos in and out of common files, by Pillow, without changing a sample unasked.
 
     taken as they are      8-bit RGB and grey: PNG, JPEG, WebP, TIFF, BMP, PPM, AVIF, JPEG 2000
-    converted              palette and 1-bit (exactly); YCbCr; 16-bit to 8 (with a note)
+    converted              palette and 1-bit (exactly); YCbCr; 16-bit PNG and TIFF to 8 (with a note)
     an alpha channel       dropped where it is opaque everywhere, blended where a background is
                            given, refused otherwise
     refused by name        CMYK, LAB, 32-bit and floating-point samples, animations and page sets
@@ -30,6 +30,7 @@ WRITE_OPTIONS: dict[str, dict[str, Any]] = {
     "BMP": {},
     "PPM": {},
 }
+WITH_PROFILE = ("PNG", "WEBP", "TIFF")  # what of these can carry an ICC profile
 SUFFIXES = {
     ".png": "PNG",
     ".webp": "WEBP",
@@ -86,7 +87,10 @@ def check_suffix(suffix: str) -> str:
 
 
 def image_bytes(pixels: np.ndarray, suffix: str, *, icc: bytes | None = None) -> bytes:
-    """A lossless image file of pixels u8[h, w, 1 or 3] or u8[h, w], in the format of a suffix."""
+    """A lossless image file of pixels u8[h, w, 1 or 3] or u8[h, w], in the format of a suffix.
+
+    The ICC profile is left out where the format has no place for it (see WITH_PROFILE).
+    """
     kind = check_suffix(suffix)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
@@ -96,7 +100,7 @@ def image_bytes(pixels: np.ndarray, suffix: str, *, icc: bytes | None = None) ->
             "decompress to .png"
         )
     options = dict(WRITE_OPTIONS[kind])
-    if icc and kind != "PPM":
+    if icc and kind in WITH_PROFILE:
         options["icc_profile"] = icc
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind, **options)
@@ -175,7 +179,8 @@ def _convert(image: Image.Image, background: Any) -> Photo:
     notes = []
     icc = image.info.get("icc_profile") or None
     # PNG and TIFF readers reduce 16-bit RGB to 8 while decoding; only the tile tells.
-    sixteen = image.mode.startswith("I;16") or any("16" in str(tile[3]) for tile in image.tile)
+    raw = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile if tile[3]]
+    sixteen = image.mode.startswith("I;16") or any(";16" in str(mode) for mode in raw)
     image.load()
     if sixteen:
         notes.append("16-bit samples reduced to 8 bits")
