@@ -1,7 +1,7 @@
 """Photos in and out of common files, by Pillow, without changing a sample unasked.
 
     taken as they are      8-bit RGB and grey: PNG, JPEG, WebP, TIFF, BMP, PPM, AVIF, JPEG 2000
-    converted              palette and 1-bit (exactly); YCbCr; 16-bit PNG and TIFF to 8 (with a note)
+    converted              palette and 1-bit (exactly); YCbCr; 16-bit PNG, TIFF to 8 (with a note)
     an alpha channel       dropped where it is opaque everywhere, blended where a background is
                            given, refused otherwise
     refused by name        CMYK, LAB, 32-bit and floating-point samples, animations and page sets
