@@ -20,7 +20,7 @@ from jaxcomp.coding.escape import distance, intervals
 from jaxcomp.coding.layout import lay_out, split_steps
 from jaxcomp.coding.stream import INITIAL_HEAD, Stream, choose_lanes, round_up, split_lanes
 from jaxcomp.coding.tables import Tables
-from jaxcomp.kernels import rans_decode, rans_encode
+from jaxcomp.kernels import rans_lax
 
 SAMPLE = 1 << 16  # symbols looked at to estimate a message's size
 
@@ -155,13 +155,13 @@ def _encode(tables, symbols, index, count):
     valid = jnp.arange(steps * lanes).reshape(steps, lanes) < count[:, None, None]
     entries = jnp.where(valid, entries, jnp.uint32(((1 << tables.precision) - 1) << 16))
     head = jnp.full((groups, lanes), INITIAL_HEAD, jnp.uint32)
-    out = rans_encode.dense(head, entries, precision=tables.precision)
+    out = rans_lax.encode(head, entries, precision=tables.precision)
     return *out, (code, outside) if tables.escape else None, bad
 
 
 @functools.partial(jax.jit, static_argnames="steps")
 def _decode(tables, head, words, size, index, count, *, steps):
-    column, head, size = rans_decode.run(
+    column, head, size = rans_lax.decode(
         head,
         words,
         size,

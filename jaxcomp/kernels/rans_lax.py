@@ -1,0 +1,125 @@
+"""The lax twin of the rANS kernels: what a CPU runs, and what defines the kernels' results.
+
+Fast on a CPU means few, plain loads: gathers are one-dimensional with a precomputed index, integers
+are divided through float32, and flags are summed by words instead of one by one.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int32, UInt16, UInt32
+
+Planes = UInt32[Array, "groups steps lanes"]
+
+
+def encode(
+    head: UInt32[Array, "groups lanes"], start_freq: Planes, *, precision: int
+) -> tuple[
+    UInt32[Array, "groups lanes"],
+    UInt16[Array, "groups steps lanes"],
+    Bool[Array, "groups steps lanes"],
+]:
+    """(head, word, emit): the word that each push would emit, and whether it does.
+
+    A group's stack is the emitted words, last step and last lane first.
+    """
+
+    def push(x, entry):
+        freq, start = (entry >> 16) + 1, entry & 0xFFFF
+        emit = x >> 16 >= freq << (16 - precision)
+        word = x.astype(jnp.uint16)
+        x = jnp.where(emit, x >> 16, x)
+        quotient = _divide(x, freq, precision)
+        return (quotient << precision) + start + (x - quotient * freq), (word, emit)
+
+    head, out = lax.scan(push, head, start_freq.swapaxes(0, 1), reverse=True)
+    word, emit = (x.swapaxes(0, 1) for x in out)
+    return head, word, emit
+
+
+def _divide(x: jax.Array, freq: jax.Array, precision: int) -> jax.Array:
+    """x // freq for x < freq << (32 - precision), without integer division where possible."""
+    if precision < 10:
+        return x // freq
+    # No vector unit divides integers. The quotient is below 2**22 and a float32 estimate has a
+    # relative error below 2**-22, so it is off by one at most; the remainder tells which way.
+    quotient = (x.astype(jnp.float32) / freq.astype(jnp.float32)).astype(jnp.uint32)
+    rest = x - quotient * freq
+    low = rest >> 31
+    return quotient - low + ((low == 0) & (rest >= freq))
+
+
+def decode(
+    head: UInt32[Array, "groups lanes"],
+    words: UInt16[Array, "groups capacity"],
+    size: Int32[Array, " groups"],
+    tables: tuple[UInt32[Array, "tables symbols"], UInt32[Array, "tables buckets"] | None],
+    index: Int32[Array, "groups steps lanes"] | None,
+    count: Int32[Array, " groups"],
+    *,
+    precision: int,
+    steps: int,
+) -> tuple[
+    Int32[Array, "groups steps lanes"], UInt32[Array, "groups lanes"], Int32[Array, " groups"]
+]:
+    """(column of each symbol, head, size), popping `steps` symbols per lane."""
+    entries, directory = tables
+    groups, lanes = head.shape
+    lane = jnp.arange(lanes, dtype=jnp.int32)
+    first_word = jnp.arange(groups, dtype=jnp.int32)[:, None] * words.shape[1]
+    width, buckets = entries.shape[1], 1 << max(precision - 4, 0)
+    # One-dimensional gathers with a precomputed index are what XLA turns into plain loads.
+    flat_entries, flat_words = entries.reshape(-1), words.reshape(-1)
+    flat_directory = None if directory is None else directory.reshape(-1)
+
+    def find(table, slot):
+        if directory is not None:
+            bucket = flat_directory.at[table * buckets + (slot >> 4)].get(mode="clip")
+            starts = bucket & ((jnp.uint32(2) << (slot & 15).astype(jnp.uint32)) - 1) & 0xFFFF
+            return ((bucket >> 16) + lax.population_count(starts)).astype(jnp.int32) & 0xFFFF
+        symbol = jnp.zeros_like(table)
+        for bit in reversed(range((width - 1).bit_length())):
+            probe = symbol + (1 << bit)
+            column = jnp.minimum(probe, width - 1)
+            start = flat_entries.at[table * width + column].get(mode="clip") & 0xFFFF
+            fits = (probe == column) & (start <= slot.astype(jnp.uint32))
+            symbol = jnp.where(fits, probe, symbol)
+        return symbol
+
+    def pop(carry, step):
+        x, size = carry
+        t, table = step
+        valid = t * lanes + lane < count[:, None]
+        table = jnp.zeros_like(x, jnp.int32) if table is None else table
+        slot = (x & ((1 << precision) - 1)).astype(jnp.int32)
+        symbol = jnp.where(valid, find(table, slot), 0)
+        entry = flat_entries.at[table * width + symbol].get(mode="clip")
+        new = ((entry >> 16) + 1) * (x >> precision) + slot.astype(jnp.uint32) - (entry & 0xFFFF)
+        x = jnp.where(valid, new, x)
+        need = x < 1 << 16
+        taken = prefix_sum(need)
+        place = first_word + jnp.clip(size[:, None] - taken, 0, words.shape[1] - 1)
+        x = jnp.where(need, x << 16 | flat_words.at[place].get(mode="clip"), x)
+        return (x, size - taken[:, -1]), symbol
+
+    each = (jnp.arange(steps), None if index is None else index.swapaxes(0, 1))
+    (head, size), symbols = lax.scan(pop, (head, size), each)
+    return symbols.swapaxes(0, 1), head, size
+
+
+def prefix_sum(flags: Bool[Array, "groups lanes"]) -> Int32[Array, "groups lanes"]:
+    """Inclusive sums along lanes.
+
+    A multiplication by 0x01010101 sums the four bytes of a word, and a small int8 matrix product
+    sums the words: 10 times as fast on a CPU as a cumulative sum.
+    """
+    groups, lanes = flags.shape
+    if lanes % 4:
+        return jnp.cumsum(flags, axis=1, dtype=jnp.int32)
+    quads = lax.bitcast_convert_type(flags.astype(jnp.uint8).reshape(groups, -1, 4), jnp.uint32)
+    sums = quads * jnp.uint32(0x01010101)
+    before = jnp.triu(jnp.ones((lanes // 4, lanes // 4), jnp.int8), 1)
+    totals = (sums >> 24).astype(jnp.int8)
+    offset = lax.dot(totals, before, preferred_element_type=jnp.int32)
+    inside = lax.bitcast_convert_type(sums, jnp.uint8).astype(jnp.int32)
+    return (inside + offset[:, :, None]).reshape(groups, lanes)
