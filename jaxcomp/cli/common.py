@@ -16,7 +16,7 @@ PIPE = "-"
 
 def add_max_pixels(parser: argparse.ArgumentParser) -> None:
     """The limit that every command checks before it allocates an image."""
-    from jaxcomp.codecs.files import MAX_PIXELS
+    from jaxcomp.codecs.header import MAX_PIXELS
 
     parser.add_argument(
         "--max-pixels",

@@ -30,17 +30,14 @@ Transparency is refused unless --background says what to blend it with.
 """
 
 
-def add(commands: Any) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    from jaxcomp.codecs.files import CODECS
+    from jaxcomp.codecs.header import CODECS
 
-    parser = commands.add_parser(
-        "compress",
-        help="photos to .jxc files",
-        description="Compress a photo (PNG, JPEG, WebP, TIFF, ...), or every photo of a folder.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser.description = (
+        "Compress a photo (PNG, JPEG, WebP, TIFF, ...), or a folder of photos."
     )
+    parser.epilog = EPILOG
     parser.add_argument("photo", metavar="PHOTO", help="a photo, a folder of photos, or -")
     parser.add_argument("output", metavar="OUT.jxc", nargs="?", help="the file to write, or -")
     parser.add_argument("--out", metavar="DIR", help="the folder to write to (created if needed)")

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from typing import Any
 
 from jaxcomp.cli import common
 
@@ -17,15 +16,10 @@ and OUT stays as it was.
 """
 
 
-def add(commands: Any) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    parser = commands.add_parser(
-        "decompress",
-        help="a .jxc file to an image file",
-        description="Decompress a .jxc file to PNG or another lossless image format.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser.description = "Decompress a .jxc file to PNG or another lossless image format."
+    parser.epilog = EPILOG
     parser.add_argument("input", metavar="IN.jxc", help="the file to read, or -")
     parser.add_argument("output", metavar="OUT.png", help="the image to write, or - for PNG")
     common.add_max_pixels(parser)
@@ -35,19 +29,23 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge the container, then load jax, decode, write."""
-    from jaxcomp.codecs.files import decode, icc_profile, image_shape
+    from jaxcomp.codecs.header import icc_profile, image_shape
     from jaxcomp.coding.container import read
-    from jaxcomp.io.photo import WITH_PROFILE, check_suffix, image_bytes
 
-    suffix = os.path.splitext(arguments.output)[1] if arguments.output != common.PIPE else ".png"
-    kind = check_suffix(suffix)
     common.check_output(arguments.output, inputs=[arguments.input])
     with common.naming(arguments.input):
         piped = arguments.input == common.PIPE
         container = read(common.binary_stdin() if piped else arguments.input)
         image_shape(container, max_pixels=arguments.max_pixels)
         icc = icc_profile(container)
-        common.start_jax()
+
+    from jaxcomp.codecs.files import decode
+    from jaxcomp.io.photo import WITH_PROFILE, check_suffix, image_bytes
+
+    suffix = os.path.splitext(arguments.output)[1] if arguments.output != common.PIPE else ".png"
+    kind = check_suffix(suffix)
+    common.start_jax()
+    with common.naming(arguments.input):
         pixels = decode(container, max_pixels=arguments.max_pixels)
     common.write(arguments.output, image_bytes(pixels, suffix, icc=icc))
     if icc and kind not in WITH_PROFILE:

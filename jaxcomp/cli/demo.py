@@ -21,15 +21,10 @@ The photo is Chelsea the cat, by Stefan van der Walt, CC0.
 """
 
 
-def add(commands: Any) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    parser = commands.add_parser(
-        "demo",
-        help="the bundled photo at three qualities, verified",
-        description="Compress the bundled photo at three qualities, verify and compare.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser.description = "Compress the bundled photo at three qualities, verify and compare."
+    parser.epilog = EPILOG
     parser.add_argument(
         "output",
         metavar="OUT.png",

@@ -72,17 +72,12 @@ class Curve:
         return [point for point in kept if np.isfinite(point.psnr_db)]
 
 
-def add(commands: Any) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    from jaxcomp.codecs.files import CODECS
+    from jaxcomp.codecs.header import CODECS
 
-    parser = commands.add_parser(
-        "eval",
-        help="beside JPEG, WebP, JPEG 2000 and AVIF at matched quality",
-        description="Compare with JPEG, WebP, JPEG 2000 and AVIF on your own photos.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser.description = "Compare with JPEG, WebP, JPEG 2000 and AVIF on your own photos."
+    parser.epilog = EPILOG
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="photos, best never compressed")
     parser.add_argument(
         "--quality",

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from typing import Any
 
 from jaxcomp.cli import common
 
@@ -16,15 +15,10 @@ that was given fitting checksums shows only in 'decompress'.
 """
 
 
-def add(commands: Any) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    parser = commands.add_parser(
-        "info",
-        help="what a .jxc file holds, without decoding it",
-        description="Print what a .jxc file holds, after checking its structure and checksums.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser.description = "Print what a .jxc file holds, after checking its structure and checksums."
+    parser.epilog = EPILOG
     parser.add_argument("input", metavar="IN.jxc", help="the file to read, or -")
     common.add_max_pixels(parser)
     common.add_json(parser)
@@ -33,7 +27,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, judge, print."""
-    from jaxcomp.codecs.files import ICC_SECTION, icc_profile, image_shape
+    from jaxcomp.codecs.header import ICC_SECTION, icc_profile, image_shape
     from jaxcomp.coding.container import pack, read
 
     with common.naming(arguments.input):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from jaxcomp.codecs import files
+from jaxcomp.codecs import files, header
 from jaxcomp.coding import container
 from tests.toy_codec import toy
 
@@ -59,11 +59,11 @@ def test_save_refuses_what_is_no_8_bit_image(image):
 def test_icc_profile_travels_and_is_bounded():
     image, profile = picture(5, 6, 3), os.urandom(600)
     data = jc.codecs.save(toy(), image, icc=profile)
-    assert files.icc_profile(container.unpack(data)) == profile
-    assert files.icc_profile(container.unpack(jc.codecs.save(toy(), image))) is None
+    assert header.icc_profile(container.unpack(data)) == profile
+    assert header.icc_profile(container.unpack(jc.codecs.save(toy(), image))) is None
     assert jc.codecs.load(data).shape == image.shape
     with pytest.raises(jc.UnsupportedInput, match="ICC"):
-        jc.codecs.save(toy(), image, icc=bytes(files.ICC_LIMIT + 1))
+        jc.codecs.save(toy(), image, icc=bytes(header.ICC_LIMIT + 1))
     sections = container.unpack(data).sections
     for lie in (
         b"",
@@ -74,7 +74,7 @@ def test_icc_profile_travels_and_is_bounded():
     ):
         damaged = container.unpack(repacked(data, sections={**sections, "icc": lie}))
         with pytest.raises(jc.CorruptStream, match="ICC"):
-            files.icc_profile(damaged)
+            header.icc_profile(damaged)
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,16 @@ def test_shapes_that_are_none(shape):
 
 def test_sizes_are_refused_before_the_codec_is_asked():
     data = jc.codecs.save(toy(), picture(4, 4, 3))
-    header = container.unpack(data).header
-    for shape in ([2**62, 2**62, 3], [2**31, 1, 3], [files.MAX_PIXELS + 1, 1, 1]):
-        lying = repacked(data, codec="toy", header={**header, "shape": shape})
+    fields = container.unpack(data).header
+    for shape in ([2**62, 2**62, 3], [2**31, 1, 3], [header.MAX_PIXELS + 1, 1, 1]):
+        lying = repacked(data, codec="toy", header={**fields, "shape": shape})
         with pytest.raises(jc.UnsupportedInput, match="at most 134217728 pixels.*max_pixels"):
             jc.codecs.load(lying)
     with pytest.raises(jc.UnsupportedInput, match="at most 15 pixels, got 4 x 4 = 16"):
         jc.codecs.load(data, max_pixels=15)
     assert jc.codecs.load(data, max_pixels=16).shape == (4, 4, 3)
     with pytest.raises(jc.CorruptStream, match="codes"):
-        jc.codecs.load(repacked(data, header={**header, "shape": [4, 5, 3]}))
+        jc.codecs.load(repacked(data, header={**fields, "shape": [4, 5, 3]}))
 
 
 def test_a_codec_that_returns_another_shape_is_caught(monkeypatch):
@@ -148,7 +148,7 @@ def test_parameters_are_read_once():
 def test_package_names_load_lazily_and_keep_their_meaning():
     code = """
 import sys, jaxcomp as jc, jaxcomp.codecs.files
-from jaxcomp.codecs.files import find, image_shape
+from jaxcomp.codecs.header import image_shape
 assert "jax" not in sys.modules
 assert {"save", "load", "dct"} <= set(dir(jc.codecs)) and "coding" in dir(jc)
 assert jc.codecs.save is jaxcomp.codecs.files.save

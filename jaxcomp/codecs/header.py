@@ -1,0 +1,70 @@
+"""What a .jxc image file says of itself, judged before a codec, NumPy or jax is loaded.
+
+The header carries the image's shape, and what the codec writes there. An ICC profile travels as one
+more section, deflated.
+"""
+
+import math
+import zlib
+
+from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp.coding.container import Container
+
+# The codec names a file may carry: the module and the function that makes the codec.
+CODECS = {"dct": ("jaxcomp.codecs.dct", "dct")}
+# 2**27 = 134 million pixels: every single-shot camera up to the 102-megapixel medium formats, and
+# 400 MB of decoded RGB. A damaged or hostile size beyond it is refused before allocation.
+MAX_PIXELS = 1 << 27
+ICC_SECTION = "icc"
+ICC_LIMIT = 1 << 22  # bytes; display profiles take kilobytes, printer profiles up to two megabytes
+
+
+def image_shape(container: Container, *, max_pixels: int = MAX_PIXELS) -> tuple[int, ...]:
+    """The shape that the file says its image has, once it can be believed.
+
+    Raises UnsupportedInput for an unknown codec or more than max_pixels, CorruptStream for a shape
+    that is none.
+    """
+    if container.codec not in CODECS:
+        raise UnsupportedInput(
+            f"the file was written by codec {container.codec!r}, this jaxcomp knows "
+            f"{', '.join(sorted(CODECS))}; install the version that wrote it"
+        )
+    shape = container.header.get("shape")
+    if (
+        not isinstance(shape, list)
+        or len(shape) not in (2, 3)
+        or any(type(size) is not int or size < 1 for size in shape)
+        or (len(shape) == 3 and shape[2] not in (1, 3))
+    ):
+        raise CorruptStream(
+            "expected a header with the image's shape, [height, width] or [height, width, 1 or 3], "
+            f"got {ascii(shape)[:80]}; fetch or write the file again"
+        )
+    pixels = math.prod(shape[:2])
+    if pixels > max_pixels:
+        raise UnsupportedInput(
+            f"expected an image of at most {max_pixels} pixels, got {shape[1]} x {shape[0]} = "
+            f"{pixels}; raise max_pixels (--max-pixels) if you trust the file"
+        )
+    return tuple(shape)
+
+
+def icc_profile(container: Container) -> bytes | None:
+    """The ICC profile that the file carries, or None."""
+    section = container.sections.get(ICC_SECTION)
+    if section is None:
+        return None
+    inflate = zlib.decompressobj()
+    try:
+        profile = inflate.decompress(section, ICC_LIMIT + 1)
+    except zlib.error as error:
+        raise CorruptStream(
+            f"the ICC profile does not inflate: {error}; fetch or write the file again"
+        ) from None
+    if not inflate.eof or inflate.unused_data or len(profile) > ICC_LIMIT:
+        raise CorruptStream(
+            f"expected one deflated ICC profile of at most {ICC_LIMIT} bytes, got something else; "
+            "fetch or write the file again"
+        )
+    return profile
