@@ -6,6 +6,7 @@ codec is asked for.
 
 import functools
 import importlib
+import importlib.resources
 import zlib
 from typing import Any
 
@@ -40,7 +41,10 @@ def save(codec: Codec, image: np.ndarray, *, icc: bytes | None = None, **options
                 "or convert the photo to a standard colour space such as sRGB"
             )
         sections[ICC_SECTION] = zlib.compress(icc, 9)
-    return pack(codec.name, {**header, "shape": list(image.shape)}, sections)
+    header = {**header, "shape": list(image.shape)}
+    if (model := model_hash(codec.name)) is not None:
+        header["model"] = model
+    return pack(codec.name, header, sections)
 
 
 def load(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -55,6 +59,12 @@ def load(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def decode(container: Container, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """load, for a container that has been unpacked."""
     shape = image_shape(container, max_pixels=max_pixels)
+    model = model_hash(container.codec)
+    if container.header.get("model") != model:
+        raise UnsupportedInput(
+            f"the file was written with model {ascii(container.header.get('model'))[:40]} of codec "
+            f"{container.codec}, this jaxcomp ships {model}; install the version that wrote it"
+        )
     codec = find(container.codec)
     sections = {k: v for k, v in container.sections.items() if k != ICC_SECTION}
     image = np.asarray(
@@ -76,8 +86,26 @@ def find(name: str) -> Codec:
             f"expected a codec among {', '.join(sorted(CODECS))}, got {name!r}; "
             "see jaxcomp compress --help"
         )
-    module, function = CODECS[name]
-    return getattr(importlib.import_module(module), function)()
+    return getattr(importlib.import_module(CODECS[name].module), CODECS[name].function)()
+
+
+@functools.cache
+def model_hash(name: str) -> str | None:
+    """CRC32 of the arrays that a codec ships, as eight hexadecimal digits; None if it ships none.
+
+    A file decodes with the model it was written with and no other, so it says which one that was.
+    The hash is of what is stored, not of what a version derives from it.
+    """
+    if name not in CODECS or CODECS[name].model is None:
+        return None
+    path = importlib.resources.files("jaxcomp.codecs").joinpath(CODECS[name].model)
+    crc = 0
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        for key in sorted(stored.files):
+            array = stored[key].astype(stored[key].dtype.newbyteorder("<"))
+            crc = zlib.crc32(f"{key} {array.dtype.str} {array.shape} ".encode(), crc)
+            crc = zlib.crc32(np.ascontiguousarray(array), crc)
+    return f"{crc:08x}"
 
 
 @functools.lru_cache(maxsize=8)

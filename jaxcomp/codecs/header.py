@@ -1,17 +1,27 @@
 """What a .jxc image file says of itself, judged before a codec, NumPy or jax is loaded.
 
-The header carries the image's shape, and what the codec writes there. An ICC profile travels as one
-more section, deflated.
+The header carries the image's shape, a hash of the model that the codec ships, and what the codec
+writes there. An ICC profile travels as one more section, deflated.
 """
 
 import math
 import zlib
+from typing import NamedTuple
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
 from jaxcomp.coding.container import Container
 
-# The codec names a file may carry: the module and the function that makes the codec.
-CODECS = {"dct": ("jaxcomp.codecs.dct", "dct")}
+
+class Home(NamedTuple):
+    """Where a codec lives: its module, the function that makes it, and the arrays it ships."""
+
+    module: str
+    function: str
+    model: str | None  # an .npz file in jaxcomp/codecs
+
+
+# The codec names that a file may carry.
+CODECS = {"dct": Home("jaxcomp.codecs.dct", "dct", "dct_tables.npz")}
 # 2**27 = 134 million pixels: every single-shot camera up to the 102-megapixel medium formats, and
 # 400 MB of decoded RGB. A damaged or hostile size beyond it is refused before allocation.
 MAX_PIXELS = 1 << 27

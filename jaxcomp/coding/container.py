@@ -22,7 +22,6 @@ import json
 import math
 import os
 import re
-import secrets
 import stat
 import zlib
 from io import BufferedIOBase
@@ -128,7 +127,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
             with open(target, "wb") as file:
                 file.write(data)
             return
-    temporary = f"{target}.{secrets.token_hex(4)}.tmp"
+    temporary = f"{target}.{os.urandom(4).hex()}.tmp"
     try:
         # 0o666 less the user's umask, as open() would create it.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 
 from jaxcomp.cli.main import main
 from jaxcomp.codecs import files
+from jaxcomp.codecs.header import Home
 from jaxcomp.coding import container
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -24,12 +25,14 @@ def workplace(monkeypatch, tmp_path):
     """A folder of its own, a quick codec behind the name dct, and nobody's compilation cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(files.CODECS, "dct", ("tests.toy_codec", "toy"))
-    monkeypatch.setitem(files.CODECS, "toy", ("tests.toy_codec", "toy"))
+    monkeypatch.setitem(files.CODECS, "dct", Home("tests.toy_codec", "toy", None))
+    monkeypatch.setitem(files.CODECS, "toy", Home("tests.toy_codec", "toy", None))
     monkeypatch.setattr("jaxcomp.cli.common.start_jax", lambda: None)
     files.find.cache_clear()
+    files.model_hash.cache_clear()
     yield
     files.find.cache_clear()
+    files.model_hash.cache_clear()
 
 
 def photo(name, height=23, width=31, **options):

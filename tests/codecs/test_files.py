@@ -10,16 +10,19 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.codecs import files, header
+from jaxcomp.codecs.header import Home
 from jaxcomp.coding import container
 from tests.toy_codec import toy
 
 
 @pytest.fixture(autouse=True)
 def toy_behind_the_name(monkeypatch):
-    monkeypatch.setitem(files.CODECS, "toy", ("tests.toy_codec", "toy"))
+    monkeypatch.setitem(files.CODECS, "toy", Home("tests.toy_codec", "toy", None))
     files.find.cache_clear()
+    files.model_hash.cache_clear()
     yield
     files.find.cache_clear()
+    files.model_hash.cache_clear()
 
 
 def picture(*shape, seed=0):
@@ -130,6 +133,26 @@ def test_unknown_codec():
         jc.codecs.load(repacked(data, codec="jpeg9"))
     with pytest.raises(jc.UnsupportedInput, match="got 'nope'"):
         files.find("nope")
+
+
+def test_a_file_names_the_model_that_wrote_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(files.importlib.resources, "files", lambda package: tmp_path)
+    monkeypatch.setitem(files.CODECS, "toy", Home("tests.toy_codec", "toy", "m.npz"))
+
+    def ship(**arrays):
+        np.savez(tmp_path / "m.npz", **arrays)
+        files.model_hash.cache_clear()
+        return files.model_hash("toy")
+
+    first = ship(a=np.arange(5, dtype=np.int16), b=np.zeros((2, 3), np.uint8))
+    data = jc.codecs.save(toy(), picture(4, 4, 3))
+    assert container.unpack(data).header["model"] == first and len(first) == 8
+    assert first == ship(b=np.zeros((2, 3), np.uint8), a=np.arange(5, dtype=">i2"))
+    assert jc.codecs.load(data).shape == (4, 4, 3)
+    other = ship(a=np.arange(1, 6, dtype=np.int16), b=np.zeros((2, 3), np.uint8))
+    assert len({first, other, ship(a=np.arange(5)), ship(b=np.arange(5))}) == 4
+    with pytest.raises(jc.UnsupportedInput, match=f"{first}.*install the version that wrote it"):
+        jc.codecs.load(data)
 
 
 def test_parameters_are_read_once():
