@@ -1,0 +1,164 @@
+"""Adaptive block transform coding of 8-bit photos; decoding is exact integer arithmetic.
+
+    minimise  squared RGB error + lambda * bits
+
+Orthonormal colour transform, blocks of 8, 16 and 32 pixels chosen per superblock (dct_transform),
+one step size for all coefficients, magnitudes chosen by rate and distortion (dct_coder), tables
+chosen by an integer network from what is already known (dct_context). Everything learned is integer
+and ships in dct_tables.npz; benchmarks/train_dct.py makes it.
+
+Section "data" of a payload, little-endian: u16, the step in 1/16; then the tiles (dct_tile) that
+dct_geometry.tiles cuts the photo into.
+"""
+
+import importlib.resources
+import math
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp import coding
+from jaxcomp.base import Codec, CorruptStream, JaxcompError, Payload, UnsupportedInput
+
+from . import dct_tile as tile
+from .dct_coder import STEP_BITS, Choices, Model, symbol_bits, with_certainty
+from .dct_context import Network
+from .dct_geometry import tiles
+
+# Steps at which the PSNR is near that of Pillow's JPEG at these qualities (fitted on train_photos).
+QUALITIES = (1, 10, 18, 25, 40, 60, 80, 90, 95, 100)
+STEPS = (300.0, 110.0, 78.0, 63.0, 47.0, 36.0, 23.0, 14.0, 9.0, 3.0)
+MIN_STEP, MAX_STEP = 16, 16 * 400
+MAX_SIDE = 1 << 20
+
+
+def dct() -> Codec:
+    """The codec: encode(params, image, quality=50 | bpp=0.5) -> Payload, decode(params, payload)."""
+    return Codec(init, apply, encode, decode, "dct")
+
+
+def init(key: Any = None) -> Model:
+    """The model that the package ships; key is not used."""
+    path = importlib.resources.files(__package__) / "dct_tables.npz"
+    with path.open("rb") as file, np.load(file) as stored:
+        return build(dict(stored))
+
+
+def build(stored: dict[str, np.ndarray]) -> Model:
+    """The model of the stored integers."""
+    network = Network(*(jnp.asarray(stored[name].astype(np.int32)) for name in Network._fields))
+    tables = with_certainty(coding.build_tables(stored["frequencies"].astype(np.float64) + 1))
+    return Model(network, tables, symbol_bits(tables), stored["offsets"].astype(np.int64))
+
+
+def apply(params: Model, image: np.ndarray, **options: Any) -> tuple[np.ndarray, float]:
+    """(reconstruction, bits by the tables' code lengths) of an image, as encode would write it."""
+    image = np.asarray(image)
+    colour = _to_colour(image)
+    step = _find_step(params, colour, **options)
+    parts, bits = [], 0.0
+    for where, choices in _analyse(params, colour, step):
+        planes = np.flatnonzero(choices.planes)
+        rows = choices.index[planes], choices.values[planes]
+        parts.append((where, tile.samples(params, where, step, choices.modes, planes, *rows)))
+        bits += float(choices.bits)
+    return _assemble(parts, image.shape), bits
+
+
+def encode(
+    params: Model, image: np.ndarray, *, quality: float | None = None, bpp: float | None = None
+) -> Payload:
+    """u8[h, w, 3], u8[h, w, 1] or u8[h, w] -> Payload.
+
+    quality: 1 .. 100, by default 50, PSNR near JPEG's at the same number. bpp: bits per pixel to
+    stay at or below, instead of a quality. Raises UnsupportedInput for other images.
+    """
+    image = np.asarray(image)
+    colour = _to_colour(image)
+    step = _find_step(params, colour, quality=quality, bpp=bpp)
+    parts = [struct.pack("<H", step)]
+    parts += [tile.write(params, choices) for _, choices in _analyse(params, colour, step)]
+    return Payload({"shape": list(image.shape)}, {"data": b"".join(parts)})
+
+
+def decode(params: Model, payload: Payload) -> np.ndarray:
+    """The image, the same on every device. Raises CorruptStream for what encode did not write."""
+    shape = _read_shape(payload.header)
+    data = payload.sections.get("data", b"")
+    if len(data) < 2:
+        raise CorruptStream("expected a section 'data' of at least 2 bytes; the file is damaged")
+    (step,) = struct.unpack_from("<H", data)
+    if not MIN_STEP <= step <= MAX_STEP:
+        raise CorruptStream(f"expected a step of {MIN_STEP} to {MAX_STEP}, got {step}")
+    if 11 * -(-shape[0] * shape[1] // (1 << 19)) > len(data):
+        raise CorruptStream(f"expected more than {len(data)} bytes for an image of {shape}")
+    position, pieces = 2, []
+    for where in tiles(shape[0], shape[1]):
+        piece, position = tile.split(data, position)
+        pieces.append((where, piece))
+    if position != len(data):
+        raise CorruptStream(f"expected the end of the data, got {len(data) - position} more bytes")
+    return _assemble(
+        ((where, tile.read_tile(params, where, step, *piece)) for where, piece in pieces), shape
+    )
+
+
+def _to_colour(image):
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+        raise UnsupportedInput(
+            f"expected uint8[h, w, 3] or uint8[h, w], got {image.dtype}{list(image.shape)}"
+        )
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if channels not in (1, 3) or max(image.shape) > MAX_SIDE:
+        raise UnsupportedInput(
+            f"expected 3 channels or 1 and sides up to {MAX_SIDE}, got {list(image.shape)}; the "
+            "dct codec carries no alpha: drop it, or blend it with a background"
+        )
+    return np.broadcast_to(image.reshape(*image.shape[:2], channels), (*image.shape[:2], 3))
+
+
+def _read_shape(header):
+    shape = header.get("shape")
+    sides = isinstance(shape, list | tuple) and all(
+        type(n) is int and 1 <= n <= MAX_SIDE for n in shape
+    )
+    if not sides or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
+        raise CorruptStream(f"expected a shape [h, w], [h, w, 1] or [h, w, 3], got {shape!r:.80}")
+    return tuple(shape)
+
+
+def _find_step(params, colour, *, quality=None, bpp=None):
+    """The step in 1/16 for a quality or a rate."""
+    if bpp is None:
+        quality = 50 if quality is None else quality
+        if not 1 <= quality <= 100:
+            raise JaxcompError(f"quality must be 1 to 100, got {quality}")
+        step = math.exp(np.interp(quality, QUALITIES, np.log(STEPS)))
+        return int(round(step * (1 << STEP_BITS)))
+    if quality is not None or not bpp > 0:
+        raise JaxcompError(f"pass quality or a positive bpp, got {quality=} and {bpp=}")
+    pixels, count = colour.shape[0] * colour.shape[1], len(tiles(*colour.shape[:2]))
+    target = bpp * pixels - 8 * count * (20 + 3 * tile.LANES)
+    low, high = math.log(MIN_STEP), math.log(MAX_STEP)
+    for _ in range(9):
+        middle = (low + high) / 2
+        step = int(round(math.exp(middle)))
+        bits = sum(float(choices.bits) for _, choices in _analyse(params, colour, step))
+        low, high = (low, middle) if bits <= target else (middle, high)
+    return int(math.ceil(math.exp(high)))
+
+
+def _analyse(params, colour, step) -> Iterator[tuple[tuple[int, int, int, int], Choices]]:
+    for where in tiles(*colour.shape[:2]):
+        y, x, height, width = where
+        yield where, tile.analyse(params, colour[y : y + height, x : x + width], step)
+
+
+def _assemble(parts, shape):
+    out = np.zeros((shape[0], shape[1], 3), np.uint8)
+    for (y, x, height, width), samples in parts:
+        out[y : y + height, x : x + width] = samples
+    return out.reshape(shape) if len(shape) == 3 and shape[2] == 3 else out[..., 0].reshape(shape)

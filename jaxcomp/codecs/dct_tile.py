@@ -1,0 +1,151 @@
+"""One tile of a photo to bytes and back.
+
+u8    frequencies coded of each channel, 3 times (the rest are zero)
+u32   bytes of the rANS stream, which follows: modes, then planes in coding order
+u32   bytes of signs and places, which follow (dct_symbols)
+"""
+
+import functools
+import struct
+
+import jax
+import numpy as np
+
+from jaxcomp import coding
+from jaxcomp.base import CorruptStream
+
+from . import dct_symbols as symbols
+from .dct_coder import Choices, Model, choose, read
+from .dct_context import CERTAIN, FREQUENCIES, PLANES
+from .dct_geometry import CAPACITIES, SUPERBLOCK, Geometry, geometry
+from .dct_synthesis import reconstruct, synthesise
+
+LANES = 32  # a lane costs about 20 bits; 32 decode a photo in well under a second
+RATE_WEIGHT = 0.11  # lambda / step**2; d(step**2 / 12) / d(bits) at high rates is 0.1155
+
+_choose = jax.jit(choose, static_argnames="trace")
+_read = jax.jit(read)
+
+
+@functools.lru_cache(maxsize=8)
+def grid_of(height: int, width: int) -> Geometry:
+    """The geometry of a tile of that many pixels."""
+    rows, columns = -(-height // SUPERBLOCK) * 2, -(-width // SUPERBLOCK) * 2
+    capacity = next(c for c in CAPACITIES if c >= rows * columns)
+    return geometry(rows, columns, capacity)
+
+
+def analyse(model: Model, tile: np.ndarray, step: int) -> Choices:
+    """What to write for the samples u8[h, w, 3] of a tile, on the host."""
+    grid = grid_of(*tile.shape[:2])
+    blocks = _to_blocks(tile, len(grid.members))
+    choices = _choose(
+        model.network,
+        model.bits,
+        blocks,
+        grid._replace(order=()),
+        np.int32(step),
+        np.float32(RATE_WEIGHT),
+    )
+    return jax.tree.map(np.asarray, choices)
+
+
+def write(model: Model, choices: Choices) -> bytes:
+    """The bytes of a tile."""
+    planes = np.flatnonzero(choices.planes)
+    unused = (PLANES - len(planes), choices.modes.shape[0])
+
+    def stack(modes, rows, fill):
+        # Coding 0 from the certain table changes nothing, so that every tile has the same shape.
+        rows = np.concatenate([rows[planes], np.full(unused, fill)])
+        return np.concatenate([modes, rows.reshape(-1)]).astype(np.int32)
+
+    stream = coding.encode(
+        model.tables,
+        stack(choices.mode_symbols, choices.symbols, 0),
+        stack(choices.mode_index, choices.index, CERTAIN),
+        lanes=LANES,
+    )
+    packed = coding.to_bytes(stream)
+    raw = symbols.pack(choices.values[planes], choices.symbols[planes])
+    counts = choices.planes.reshape(3, -1).sum(1) - 1
+    return struct.pack("<3BI", *counts, len(packed)) + packed + struct.pack("<I", len(raw)) + raw
+
+
+def split(data: bytes, position: int) -> tuple[tuple, int]:
+    """((counts, rANS bytes, raw bytes), the position after them). Raises CorruptStream."""
+    if position + 11 > len(data):
+        raise CorruptStream(f"expected a tile of at least 11 bytes, got {len(data) - position}")
+    *counts, size = struct.unpack_from("<3BI", data, position)
+    packed = data[position + 7 : position + 7 + size]
+    position += 7 + size
+    if position + 4 > len(data):
+        raise CorruptStream(f"expected {size} bytes of coded symbols, got {len(packed)}")
+    (size,) = struct.unpack_from("<I", data, position)
+    raw = data[position + 4 : position + 4 + size]
+    if len(raw) != size:
+        raise CorruptStream(f"expected {size} bytes of signs and places, got {len(raw)}")
+    return (counts, packed, raw), position + 4 + size
+
+
+def read_tile(model: Model, where: tuple, step: int, counts, packed: bytes, raw: bytes):
+    """The samples u8[height, width, 3] of a tile. Raises CorruptStream."""
+    grid = grid_of(*where[2:])
+    capacity = len(grid.valid)
+    stream = coding.from_bytes(packed)
+    room = (PLANES + 2) * capacity
+    if stream.head.shape != (1, LANES) or len(stream.escapes) or int(stream.size[0]) > room:
+        raise CorruptStream(
+            f"expected 1 group of {LANES} lanes with at most {room} words and no escapes, got "
+            f"{stream.head.shape[0]} of {stream.head.shape[1]} with {int(stream.size.max())}"
+        )
+    words = np.zeros((1, room), np.uint16)
+    words[:, : stream.size[0]] = stream.words[:, : stream.size[0]]
+    position = np.arange(FREQUENCIES)
+    coded = (position < np.array(counts)[:, None]) | (position == FREQUENCIES - 1)
+    planes = np.flatnonzero(coded)
+    order = np.zeros(PLANES, np.int32)
+    order[: len(planes)] = planes
+    stream = stream._replace(words=words, escapes=np.zeros(0, np.uint32))
+    modes, found, tables, finished = jax.tree.map(
+        np.asarray,
+        _read(
+            model.network,
+            model.tables,
+            stream,
+            grid._replace(order=()),
+            np.int32(step),
+            order,
+            np.int32(len(planes)),
+        ),
+    )
+    if not finished:
+        raise CorruptStream(
+            "expected the coded symbols to end where an encoder began; the file is damaged, or "
+            "was written with other tables"
+        )
+    found, tables = found[: len(planes)], tables[: len(planes)]
+    values = symbols.unpack(raw, found)
+    return samples(model, where, step, modes, planes, tables, values)
+
+
+def samples(model, where, step, modes, planes, tables, values):
+    """The samples u8[height, width, 3] of a tile from its decoded integers."""
+    height, width = where[2:]
+    grid = grid_of(height, width)
+    coefficients = reconstruct(np.asarray(model.offsets), grid, step, planes, tables, values)
+    blocks = np.asarray(synthesise(coefficients, modes, grid._replace(order=())))
+    rows, columns = -(-height // 32), -(-width // 32)
+    image = blocks[: rows * columns].reshape(rows, columns, 32, 32, 3).swapaxes(1, 2)
+    return image.reshape(rows * 32, columns * 32, 3)[:height, :width]
+
+
+def _to_blocks(tile, count):
+    """Superblocks u8[count, 32, 32, 3]; the edge is repeated to fill the last ones."""
+    tile = np.pad(tile, ((0, -tile.shape[0] % 32), (0, -tile.shape[1] % 32), (0, 0)), mode="edge")
+    rows, columns = tile.shape[0] // 32, tile.shape[1] // 32
+    blocks = np.zeros((count, 32, 32, 3), np.uint8)
+    blocks[: rows * columns] = (
+        tile.reshape(rows, 32, columns, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
+    )
+    return blocks
