@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.base import CapacityError, JaxcompError
-from jaxcomp.coding.escape import distance, intervals
+from jaxcomp.coding.escape import escape_code, escape_distance, intervals
 from jaxcomp.coding.layout import lay_out, split_steps
 from jaxcomp.coding.stream import INITIAL_HEAD, Stream, choose_lanes, round_up, split_lanes
 from jaxcomp.coding.tables import Tables
@@ -91,7 +91,9 @@ def decode(
         escape_size = escape_size - np.int32(len(place))
         code = escapes[np.clip(escape_size + np.arange(len(place)), 0, max(len(escapes) - 1, 0))]
         # The escape column itself is already in the symbol; the sum wraps as int32 does.
-        symbols[place] += np.asarray(distance(code, tables)) - np.int32(tables.entries.shape[1] - 1)
+        symbols[place] += np.asarray(escape_distance(tables, code)) - np.int32(
+            tables.entries.shape[1] - 1
+        )
     return symbols.reshape(shape), stream._replace(head=head, size=size, escape_size=escape_size)
 
 
@@ -151,12 +153,27 @@ def _encode_part(tables, symbols, index, count):
 @jax.jit
 def _encode(tables, symbols, index, count):
     groups, steps, lanes = symbols.shape
-    entries, outside, code, bad = intervals(tables, symbols, index)
-    valid = jnp.arange(steps * lanes).reshape(steps, lanes) < count[:, None, None]
-    entries = jnp.where(valid, entries, jnp.uint32(((1 << tables.precision) - 1) << 16))
+    no_operation = jnp.uint32(((1 << tables.precision) - 1) << 16)
+    lane = jnp.arange(lanes)
+
+    def interval(bad, step):
+        # Looked up inside the loop, the intervals never leave the cache.
+        t, symbol, table = step
+        entry, _, wrong = intervals(tables, symbol, table)
+        return bad | wrong, jnp.where(t * lanes + lane < count[:, None], entry, no_operation)
+
+    bad = jnp.zeros((groups, lanes), bool)
     head = jnp.full((groups, lanes), INITIAL_HEAD, jnp.uint32)
-    out = rans_lax.encode(head, entries, precision=tables.precision)
-    return *out, (code, outside) if tables.escape else None, bad
+    table = None if index is None else index.swapaxes(0, 1)
+    planes = (jnp.arange(steps), symbols.swapaxes(0, 1), table)
+    head, word, emit, bad = rans_lax.encode_steps(
+        head, planes, interval, bad, precision=tables.precision
+    )
+    escapes = None
+    if tables.escape:
+        outside = intervals(tables, symbols, index)[1]
+        escapes = (escape_code(tables, symbols, index), outside)
+    return head, word, emit, escapes, bad.any()
 
 
 @functools.partial(jax.jit, static_argnames="steps")

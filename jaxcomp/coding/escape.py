@@ -14,26 +14,29 @@ from jaxtyping import Array, Int32, UInt32
 from jaxcomp.coding.tables import Tables
 
 
-def intervals(tables: Tables, symbols: Any, index: Any) -> tuple[Any, Any, Any, Any]:
-    """(entry of each symbol, whether it escapes, its escape code, whether any is out of range)."""
+def intervals(tables: Tables, symbols: Any, index: Any) -> tuple[Any, Any, Any]:
+    """(entry of each symbol, whether it lies outside its table, whether it cannot be coded)."""
     offset = tables.offset[0] if index is None else tables.offset[index]
     count, width = tables.entries.shape
-    inner = width - tables.escape
     distance = symbols - offset
-    outside = distance.astype(jnp.uint32) >= inner
+    outside = distance.astype(jnp.uint32) >= width - tables.escape
     column = jnp.where(outside, width - 1, distance)
-    bad = jnp.zeros((), bool) if tables.escape else outside.any()
-    if index is None:
-        entries = tables.entries[0].at[column].get(mode="clip")
-    else:
-        bad |= (index.astype(jnp.uint32) >= count).any()
-        entries = tables.entries.reshape(-1).at[index * width + column].get(mode="clip")
-    # Zigzag, after closing the gap that the table itself leaves: small distances, small codes.
-    beyond = jnp.where(distance >= 0, distance - inner, distance)
-    return entries, outside, ((beyond << 1) ^ (beyond >> 31)).astype(jnp.uint32), bad
+    bad = jnp.zeros_like(outside) if tables.escape else outside
+    if index is not None:
+        bad |= index.astype(jnp.uint32) >= count
+        column = index * width + column
+    return tables.entries.reshape(-1).at[column].get(mode="clip"), outside, bad
 
 
-def distance(code: UInt32[Array, "*shape"], tables: Tables) -> Int32[Array, "*shape"]:
+def escape_code(tables: Tables, symbols: Any, index: Any) -> UInt32[Array, "*shape"]:
+    """What stands for a symbol outside its table: the zigzag of its distance to it."""
+    distance = symbols - (tables.offset[0] if index is None else tables.offset[index])
+    # Closing the gap that the table leaves makes the codes small.
+    beyond = jnp.where(distance >= 0, distance - (tables.entries.shape[1] - 1), distance)
+    return ((beyond << 1) ^ (beyond >> 31)).astype(jnp.uint32)
+
+
+def escape_distance(tables: Tables, code: UInt32[Array, "*shape"]) -> Int32[Array, "*shape"]:
     """The distance from column 0 that an escape code stands for."""
     beyond = (code >> 1).astype(jnp.int32) ^ -(code & 1).astype(jnp.int32)
     return jnp.where(beyond >= 0, beyond + tables.entries.shape[1] - 1, beyond)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Int32
 
 from jaxcomp.base import CapacityError, JaxcompError
 from jaxcomp.coding import concrete
-from jaxcomp.coding.escape import distance, intervals
+from jaxcomp.coding.escape import escape_code, escape_distance, intervals
 from jaxcomp.coding.layout import lay_out, split_steps
 from jaxcomp.coding.stream import Stream, check_finished, choose_lanes, empty, split_lanes
 from jaxcomp.coding.tables import Tables
@@ -124,16 +124,17 @@ def _encode(tables, symbols, index, lanes, capacity):
 @jax.jit
 def _push(stream, tables, symbols, index):
     groups, lanes = stream.head.shape
-    entries, outside, code, bad = intervals(tables, symbols, index)
+    entries, outside, bad = intervals(tables, symbols, index)
     no_operation = jnp.uint32(((1 << tables.precision) - 1) << 16)
     plane = lay_out(entries.reshape(-1), groups, lanes, fill=no_operation)
     head, words, size = rans_encode.run(
         stream.head, plane, plane.shape[1] * lanes, precision=tables.precision
     )
-    overflow = stream.overflow | bad | (stream.size + size > stream.words.shape[1]).any()
+    overflow = stream.overflow | bad.any() | (stream.size + size > stream.words.shape[1]).any()
     words = jax.vmap(_append)(stream.words, stream.size, words, size)
     escapes, escape_size = stream.escapes, stream.escape_size
     if tables.escape:
+        code = escape_code(tables, symbols, index)
         new, count = _compact(code.reshape(-1), outside.reshape(-1))
         overflow |= escape_size + count > escapes.shape[0]
         escapes, escape_size = _append(escapes, escape_size, new, count), escape_size + count
@@ -166,7 +167,7 @@ def _pop(stream, tables, index, shape):
         escape_size = escape_size - outside.sum(dtype=jnp.int32)
         if stream.escapes.shape[0]:
             code = stream.escapes.at[jnp.maximum(escape_size + rank, 0)].get(mode="clip")
-            symbols = jnp.where(outside, offset + distance(code, tables), symbols)
+            symbols = jnp.where(outside, offset + escape_distance(tables, code), symbols)
     return symbols, stream._replace(head=head, size=size, escape_size=escape_size)
 
 

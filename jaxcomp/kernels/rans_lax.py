@@ -4,16 +4,20 @@ Fast on a CPU means few, plain loads: gathers are one-dimensional with a precomp
 are divided through float32, and flags are summed by words instead of one by one.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int32, UInt16, UInt32
 
-Planes = UInt32[Array, "groups steps lanes"]
-
 
 def encode(
-    head: UInt32[Array, "groups lanes"], start_freq: Planes, *, precision: int
+    head: UInt32[Array, "groups lanes"],
+    start_freq: UInt32[Array, "groups steps lanes"],
+    *,
+    precision: int,
 ) -> tuple[
     UInt32[Array, "groups lanes"],
     UInt16[Array, "groups steps lanes"],
@@ -23,18 +27,42 @@ def encode(
 
     A group's stack is the emitted words, last step and last lane first.
     """
+    planes = start_freq.swapaxes(0, 1)
+    return encode_steps(head, planes, lambda _, entry: (None, entry), None, precision=precision)[:3]
 
-    def push(x, entry):
+
+def encode_steps(
+    head: UInt32[Array, "groups lanes"],
+    steps: Any,
+    interval: Callable[[Any, Any], tuple[Any, UInt32[Array, "groups lanes"]]],
+    carry: Any,
+    *,
+    precision: int,
+) -> tuple[
+    UInt32[Array, "groups lanes"],
+    UInt16[Array, "groups steps lanes"],
+    Bool[Array, "groups steps lanes"],
+    Any,
+]:
+    """encode, with interval(carry, step) -> (carry, packed intervals) looked up on the way.
+
+    It is called on the leading slices of `steps`, last step first.
+    """
+
+    def push(state, step):
+        x, carry = state
+        carry, entry = interval(carry, step)
         freq, start = (entry >> 16) + 1, entry & 0xFFFF
         emit = x >> 16 >= freq << (16 - precision)
         word = x.astype(jnp.uint16)
         x = jnp.where(emit, x >> 16, x)
         quotient = _divide(x, freq, precision)
-        return (quotient << precision) + start + (x - quotient * freq), (word, emit)
+        x = (quotient << precision) + start + (x - quotient * freq)
+        return (x, carry), (word, emit)
 
-    head, out = lax.scan(push, head, start_freq.swapaxes(0, 1), reverse=True)
+    (head, carry), out = lax.scan(push, (head, carry), steps, reverse=True)
     word, emit = (x.swapaxes(0, 1) for x in out)
-    return head, word, emit
+    return head, word, emit, carry
 
 
 def _divide(x: jax.Array, freq: jax.Array, precision: int) -> jax.Array:
@@ -68,20 +96,24 @@ def decode(
     lane = jnp.arange(lanes, dtype=jnp.int32)
     first_word = jnp.arange(groups, dtype=jnp.int32)[:, None] * words.shape[1]
     width, buckets = entries.shape[1], 1 << max(precision - 4, 0)
-    # One-dimensional gathers with a precomputed index are what XLA turns into plain loads.
+    narrow = jnp.uint8 if width <= 256 else jnp.uint16
     flat_entries, flat_words = entries.reshape(-1), words.reshape(-1)
     flat_directory = None if directory is None else directory.reshape(-1)
 
+    def load(array, place):
+        # XLA itself clamps what a corrupt stream asks for; the promise saves a second clamp.
+        return array.at[place].get(mode="promise_in_bounds")
+
     def find(table, slot):
         if directory is not None:
-            bucket = flat_directory.at[table * buckets + (slot >> 4)].get(mode="clip")
+            bucket = load(flat_directory, table * buckets + (slot >> 4))
             starts = bucket & ((jnp.uint32(2) << (slot & 15).astype(jnp.uint32)) - 1) & 0xFFFF
             return ((bucket >> 16) + lax.population_count(starts)).astype(jnp.int32) & 0xFFFF
         symbol = jnp.zeros_like(table)
         for bit in reversed(range((width - 1).bit_length())):
             probe = symbol + (1 << bit)
             column = jnp.minimum(probe, width - 1)
-            start = flat_entries.at[table * width + column].get(mode="clip") & 0xFFFF
+            start = load(flat_entries, table * width + column) & 0xFFFF
             fits = (probe == column) & (start <= slot.astype(jnp.uint32))
             symbol = jnp.where(fits, probe, symbol)
         return symbol
@@ -92,19 +124,20 @@ def decode(
         valid = t * lanes + lane < count[:, None]
         table = jnp.zeros_like(x, jnp.int32) if table is None else table
         slot = (x & ((1 << precision) - 1)).astype(jnp.int32)
-        symbol = jnp.where(valid, find(table, slot), 0)
-        entry = flat_entries.at[table * width + symbol].get(mode="clip")
+        symbol = find(table, slot)
+        entry = load(flat_entries, table * width + symbol)
         new = ((entry >> 16) + 1) * (x >> precision) + slot.astype(jnp.uint32) - (entry & 0xFFFF)
         x = jnp.where(valid, new, x)
         need = x < 1 << 16
         taken = prefix_sum(need)
-        place = first_word + jnp.clip(size[:, None] - taken, 0, words.shape[1] - 1)
-        x = jnp.where(need, x << 16 | flat_words.at[place].get(mode="clip"), x)
-        return (x, size - taken[:, -1]), symbol
+        word = load(flat_words, first_word + size[:, None] - taken)
+        return (jnp.where(need, x << 16 | word, x), size - taken[:, -1]), symbol.astype(narrow)
 
     each = (jnp.arange(steps), None if index is None else index.swapaxes(0, 1))
     (head, size), symbols = lax.scan(pop, (head, size), each)
-    return symbols.swapaxes(0, 1), head, size
+    symbols = symbols.swapaxes(0, 1).astype(jnp.int32)
+    valid = jnp.arange(steps * lanes).reshape(steps, lanes) < count[:, None, None]
+    return jnp.where(valid, symbols, 0), head, size
 
 
 def prefix_sum(flags: Bool[Array, "groups lanes"]) -> Int32[Array, "groups lanes"]:
