@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PYTHON311 ?= python3.11
 PYTEST_ARGS ?=
-WORKERS ?= 2
+WORKERS ?= logical
 DATA ?= $(wildcard ../shared/data)
 
 BIN := .venv/bin
@@ -12,23 +12,23 @@ READY := .venv/.ready
 AOT := .venv-aot/bin
 AOT_READY := .venv-aot/.ready
 # ptxas from the PATH, or from `pip install nvidia-cuda-nvcc` inside .venv-aot
-AOT_PATH = $(subst $() ,:,$(wildcard $(CURDIR)/.venv-aot/lib/python3.11/site-packages/nvidia/*/bin)):$$PATH
+AOT_PATH = $$PATH:$(CURDIR)/.venv-aot/lib/python3.11/site-packages/nvidia/cu13/bin
 
-.PHONY: venv demo test test-slow test-aot lint format bench bench-peers clean
+.PHONY: venv demo test test-slow test-aot lint format picture bench bench-peers clean
 
 venv: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxcomp needs Python 3.11 or newer, $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
 	@touch $@
 
 demo: $(READY)
 	$(BIN)/jaxcomp demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
@@ -42,14 +42,18 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The picture of the README.
+picture: $(READY)
+	$(BIN)/jaxcomp eval jaxcomp/cli/demo_photo/chelsea.png --plot docs/rate_distortion.png
+
 # Compiles the kernels for a TPU v5e and an NVIDIA H200, and the sharded programs for a pod, on a CPU machine.
 $(AOT_READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON311) >/dev/null && $(PYTHON311) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	 { echo 'make test-aot: Python 3.11 is missing. Install it (apt install python3.11-venv, or pyenv install 3.11)' \
 	        'or name it: make test-aot PYTHON311=/path/to/python3.11' >&2; exit 1; }
 	test -x $(AOT)/python || $(PYTHON311) -m venv .venv-aot
-	$(AOT)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'jax[tpu]==0.10.2' -e '.[test]'
-	$(AOT)/python -m pip install --quiet --disable-pip-version-check --no-deps jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2
+	$(AOT)/python -m pip install -qq --disable-pip-version-check -c constraints.txt 'jax[tpu]==0.10.2' -e '.[test]'
+	$(AOT)/python -m pip install -qq --disable-pip-version-check --no-deps jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2
 	@touch $@
 
 test-aot: $(AOT_READY)
@@ -67,13 +71,13 @@ bench-peers: .venv-tfc/.ready .venv-peers/.ready
 
 .venv-tfc/.ready:
 	test -x .venv-tfc/bin/python || $(PYTHON311) -m venv .venv-tfc
-	.venv-tfc/bin/python -m pip install --quiet --disable-pip-version-check tensorflow-compression==2.14.1
+	.venv-tfc/bin/python -m pip install -qq --disable-pip-version-check tensorflow-compression==2.14.1
 	@touch $@
 
 # CompressAI's coder is one extension module that needs NumPy only; torch is not installed.
 .venv-peers/.ready:
 	test -x .venv-peers/bin/python || $(PYTHON311) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps compressai==1.2.8 numpy==2.4.6
+	.venv-peers/bin/python -m pip install -qq --disable-pip-version-check --no-deps compressai==1.2.8 numpy==2.4.6
 	@touch $@
 
 clean:
