@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Int, Int32
 
 from jaxcomp.base import CapacityError, JaxcompError
 from jaxcomp.coding import concrete
@@ -28,11 +28,14 @@ from jaxcomp.coding.stream import Stream, check_finished, choose_lanes, empty, s
 from jaxcomp.coding.tables import Tables
 from jaxcomp.kernels import rans_decode, rans_encode
 
+Integers = Int[Array | np.ndarray, "*shape"]
+Symbols = Int32[Array | np.ndarray, "*shape"]
+
 
 def encode(
     tables: Tables,
-    symbols: Int32[Array, "*shape"],
-    index: Int32[Array, "*shape"] | None = None,
+    symbols: Integers,
+    index: Integers | None = None,
     *,
     lanes: int | None = None,
     capacity: int | None = None,
@@ -64,10 +67,10 @@ def encode(
 def decode(
     tables: Tables,
     stream: Stream,
-    index: Int32[Array, "*shape"] | None = None,
+    index: Integers | None = None,
     *,
     shape: tuple[int, ...] | None = None,
-) -> Int32[Array, "*shape"]:
+) -> Symbols:
     """The symbols of a stream, of the shape of index; without index, shape says how many.
 
     Raises CorruptStream when, on concrete values, the stream does not end where an encoder began.
@@ -86,8 +89,8 @@ def decode(
 def push(
     stream: Stream,
     tables: Tables,
-    symbols: Int32[Array, "*shape"],
-    index: Int32[Array, "*shape"] | None = None,
+    symbols: Integers,
+    index: Integers | None = None,
 ) -> Stream:
     """The stream with symbols on top of what it held; pop returns the last array pushed first.
 
@@ -100,10 +103,10 @@ def push(
 def pop(
     stream: Stream,
     tables: Tables,
-    index: Int32[Array, "*shape"] | None = None,
+    index: Integers | None = None,
     *,
     shape: tuple[int, ...] | None = None,
-) -> tuple[Int32[Array, "*shape"], Stream]:
+) -> tuple[Symbols, Stream]:
     """(symbols, what was below them). More than was pushed makes a size negative."""
     index, shape = _check_shape(tables, index, shape)
     return _pop(stream, tables, index, shape)
@@ -191,10 +194,21 @@ def _compact(values, mask):
 
 
 def _check(tables, symbols, index):
-    if not jnp.issubdtype(symbols.dtype, jnp.integer):
-        raise JaxcompError(f"symbols must be integers, got {symbols.dtype}")
     index, _ = _check_shape(tables, index, symbols.shape)
-    return symbols, index
+    return _int32(symbols, "symbols"), index
+
+
+def _int32(values, name):
+    """values as int32: exactly, or not at all."""
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        raise JaxcompError(f"{name} must be integers, got {values.dtype}")
+    if values.dtype.itemsize > 4 and not isinstance(values, jax.core.Tracer):
+        values = np.asarray(values)
+        if values.size and (values.min() < -(1 << 31) or values.max() >= 1 << 31):
+            raise JaxcompError(
+                f"{name} must fit int32, got {values.min()} to {values.max()}; split them in two"
+            )
+    return values.astype(np.int32)
 
 
 def _check_shape(tables, index, shape):
@@ -208,9 +222,7 @@ def _check_shape(tables, index, shape):
         return None, tuple(shape)
     if shape is not None and tuple(shape) != tuple(index.shape):
         raise JaxcompError(f"expected an index of shape {tuple(shape)}, got {tuple(index.shape)}")
-    if not jnp.issubdtype(index.dtype, jnp.integer):
-        raise JaxcompError(f"index must be integers, got {index.dtype}")
-    return index, tuple(index.shape)
+    return _int32(index, "index"), tuple(index.shape)
 
 
 def _on_host(*arrays):

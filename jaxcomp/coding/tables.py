@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int32, UInt32
+from jaxtyping import Array, Float, Int, Int32, UInt32
 
 from jaxcomp.base import JaxcompError
 
@@ -55,10 +55,10 @@ class Tables:
 
 
 def build_tables(
-    pmf: Float[Array, "tables symbols"] | Float[np.ndarray, "tables symbols"],
+    pmf: Float[Array | np.ndarray, "*tables symbols"],
     *,
     precision: int = 16,
-    offset: int | Int32[Array, " tables"] = 0,
+    offset: int | Int[Array | np.ndarray, " tables"] = 0,
     escape: bool = False,
 ) -> Tables:
     """Integer tables for probabilities pmf: float[tables, symbols] (or [symbols]: one table).
@@ -71,7 +71,9 @@ def build_tables(
     Raises JaxcompError for NaN, infinite, negative or all-zero rows, for no symbols, and for more
     symbols than 2**precision.
     """
-    pmf = pmf[None] if np.ndim(pmf) == 1 else pmf
+    pmf = pmf[None] if pmf.ndim == 1 else pmf
+    if pmf.ndim != 2:
+        raise JaxcompError(f"pmf must be [tables, symbols] or [symbols], got shape {pmf.shape}")
     tables, symbols = pmf.shape
     _check_shape(tables, symbols, precision, escape)
     if not isinstance(pmf, jax.core.Tracer):

@@ -1,0 +1,102 @@
+"""Streams as bytes: golden bytes, short heads, lanes chosen from the message, hostile bytes."""
+
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import jaxcomp as jc
+from jaxcomp.coding import build_tables, choose_lanes, decode, encode, from_bytes, to_bytes
+from jaxcomp.coding.stream import round_up
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "stream_v1.bin"
+
+
+def message(count=3000, lanes=256):
+    """The message of the golden file; the multiplier is Knuth's, not a generator of NumPy's."""
+    tables = build_tables(
+        np.array([[8, 4, 2, 1, 1], [1, 1, 1, 1, 4]], np.float32), offset=-2, escape=True
+    )
+    mixed = np.arange(count, dtype=np.uint32) * np.uint32(2654435761) >> 16
+    symbols = (mixed % 6).astype(np.int32) - 2
+    symbols[::500] *= 1_000_000
+    index = (mixed >> 8 & 1).astype(np.int32)
+    return tables, symbols, index, encode(tables, symbols, index, lanes=lanes)
+
+
+def test_golden_bytes():
+    tables, symbols, index, stream = message()
+    assert to_bytes(stream) == GOLDEN.read_bytes()
+    np.testing.assert_array_equal(decode(tables, from_bytes(GOLDEN.read_bytes()), index), symbols)
+
+
+def test_lanes_grow_with_the_message_and_cost_little():
+    lanes = [choose_lanes(8.0 * n) for n in (0, 1, 1000, 17_000, 1_400_000, 1e12)]
+    assert lanes == sorted(lanes) and lanes[0] >= 32 and lanes[3] == 64
+    tables = build_tables(np.random.default_rng(0).dirichlet(np.ones(20)))
+    symbols = np.random.default_rng(1).integers(0, 20, 100_000)
+    bits = 16 - np.log2(np.asarray(tables.frequencies)[0, symbols])
+    size = len(to_bytes(encode(tables, symbols)))
+    assert size <= 1.003 * bits.sum() / 8 + max(0.015 * bits.sum() / 8, 128) + 16
+
+
+def test_a_short_message_has_sixteen_bytes_of_header_at_most():
+    tables = build_tables(np.ones(4))
+    stream = encode(tables, np.zeros(1, np.int32), lanes=1)
+    assert len(to_bytes(stream)) <= 16 + 4
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_hostile_bytes_are_refused_or_come_out_bounded(data):
+    good = bytearray(to_bytes(message(200, 16)[-1]))
+    for _ in range(data.draw(st.integers(1, 3))):
+        good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(good[: data.draw(st.integers(0, len(good)))])
+    for mutated in (bytes(good), cut, bytes(good) + b"x"):
+        try:
+            stream = from_bytes(mutated)
+        except jc.CorruptStream:
+            continue
+        assert sum(x.nbytes for x in stream) < 1 << 20
+        assert (stream.head >= 1 << 16).all() and (stream.size <= stream.words.shape[1]).all()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x01",
+        b"\x02\x00\x01\x00",
+        b"\x01\x09\x01\x00" + bytes(9),
+        b"\x01\x07\xff\xff\xff\xff\x0f\x00" + bytes(99),
+    ],
+)
+def test_lies_about_sizes_are_refused(data):
+    with pytest.raises(jc.CorruptStream, match="expected"):
+        from_bytes(data)
+
+
+def test_wrong_tables_and_flipped_words_are_noticed():
+    tables, symbols, index, stream = message()
+    with pytest.raises(jc.CorruptStream, match="initial state"):
+        decode(build_tables(np.ones((2, 5)), escape=True), stream, index)
+    words = stream.words.copy()
+    words[0, 3] ^= 16
+    with pytest.raises(jc.CorruptStream, match="initial state"):
+        decode(tables, stream._replace(words=words), index)
+
+
+def test_an_overflow_is_named():
+    tables, symbols, index, stream = message()
+    with pytest.raises(jc.CapacityError, match="larger capacity"):
+        encode(tables, symbols, index, lanes=4, capacity=7)
+    with pytest.raises(jc.CapacityError, match="larger capacity"):
+        to_bytes(stream._replace(overflow=np.asarray(True)))
+
+
+def test_capacities_come_in_eight_sizes_per_octave():
+    sizes = {round_up(n) for n in range(1025, 2049)}
+    assert len(sizes) == 8 and all(round_up(n) >= n for n in range(5000))
