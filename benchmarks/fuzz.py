@@ -262,13 +262,13 @@ def main() -> int:
             print(f"{name}: BROKEN: {error}", file=sys.stderr)
             failed = True
             continue
-        slowest = max(outcome.seconds for outcome in outcomes)
+        slowest, kind = max((outcome.seconds, outcome.kind) for outcome in outcomes)
         tally = Counter(outcome.result for outcome in outcomes)
         failed |= slowest > arguments.seconds
         record[name] = {"results": dict(tally), "slowest_s": round(slowest, 3)}
         cells = ", ".join(f"{count} {result}" for result, count in tally.most_common())
         seconds = time.perf_counter() - start
-        print(f"{name}: {cells}; slowest {slowest:.2f} s, {seconds:.0f} s in all")
+        print(f"{name}: {cells}; slowest {slowest:.2f} s ({kind}), {seconds:.0f} s in all")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     failed |= peak > arguments.megabytes
     record |= {"peak_megabytes": round(peak), "machine": platform.processor() or platform.machine()}

@@ -8,22 +8,8 @@ from PIL import Image
 
 import tests.toy_codec
 from jaxcomp.cli.main import main
-from jaxcomp.codecs import files
-from jaxcomp.codecs.header import Home
 
-
-@pytest.fixture(autouse=True)
-def workplace(monkeypatch, tmp_path):
-    """A folder of its own, and a quick codec behind the name dct."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(files.CODECS, "dct", Home("tests.toy_codec", "toy", None))
-    monkeypatch.setitem(files.CODECS, "toy", Home("tests.toy_codec", "toy", None))
-    monkeypatch.setattr("jaxcomp.cli.common.start_jax", lambda: None)
-    files.find.cache_clear()
-    files.model_hash.cache_clear()
-    yield
-    files.find.cache_clear()
-    files.model_hash.cache_clear()
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def test_table_and_picture(capsys):

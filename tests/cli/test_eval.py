@@ -9,25 +9,14 @@ from PIL import Image
 
 from jaxcomp.cli import eval as evaluation
 from jaxcomp.cli.main import main
-from jaxcomp.codecs import files
-from jaxcomp.codecs.header import Home
 
 
 @pytest.fixture(autouse=True)
-def workplace(monkeypatch, tmp_path):
-    """A folder of its own, a quick codec behind the name dct, and a small smooth photo."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(files.CODECS, "dct", Home("tests.toy_codec", "toy", None))
-    monkeypatch.setitem(files.CODECS, "toy", Home("tests.toy_codec", "toy", None))
-    monkeypatch.setattr("jaxcomp.cli.common.start_jax", lambda: None)
-    files.find.cache_clear()
-    files.model_hash.cache_clear()
+def smooth_photo(workplace):
+    """A small photo that every format can approach."""
     y, x = np.mgrid[0:48, 0:64]
     waves = np.stack([x * 4 % 256, y * 5 % 256, (x + y) * 2], axis=-1) + np.sin(x * y)[..., None]
     Image.fromarray(np.clip(waves, 0, 255).astype(np.uint8)).save("p.png")
-    yield
-    files.find.cache_clear()
-    files.model_hash.cache_clear()
 
 
 def test_table_json_and_plot(capsys):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
@@ -59,50 +58,6 @@ def test_save_refuses_what_is_no_8_bit_image(image):
         jc.codecs.save(toy(), image)
 
 
-def test_icc_profile_travels_and_is_bounded():
-    image, profile = picture(5, 6, 3), os.urandom(600)
-    data = jc.codecs.save(toy(), image, icc=profile)
-    assert header.icc_profile(container.unpack(data)) == profile
-    assert header.icc_profile(container.unpack(jc.codecs.save(toy(), image))) is None
-    assert jc.codecs.load(data).shape == image.shape
-    with pytest.raises(jc.UnsupportedInput, match="ICC"):
-        jc.codecs.save(toy(), image, icc=bytes(header.ICC_LIMIT + 1))
-    sections = container.unpack(data).sections
-    for lie in (
-        b"",
-        b"junk",
-        zlib.compress(bytes(1 << 28), 9),  # 256 MB out of 260 kB
-        zlib.compress(profile)[:-1],
-        zlib.compress(profile) + b"!",
-    ):
-        damaged = container.unpack(repacked(data, sections={**sections, "icc": lie}))
-        with pytest.raises(jc.CorruptStream, match="ICC"):
-            header.icc_profile(damaged)
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [
-        None,
-        "x",
-        {},
-        [],
-        [4],
-        [4, 4, 2],
-        [4, 4, 3, 1],
-        [0, 4, 3],
-        [-1, 4, 3],
-        [4.0, 4, 3],
-        [True, 4, 3],
-        [[4], 4, 3],
-    ],
-)
-def test_shapes_that_are_none(shape):
-    data = jc.codecs.save(toy(), picture(4, 4, 3))
-    with pytest.raises(jc.CorruptStream, match="image's shape"):
-        jc.codecs.load(repacked(data, header={"shape": shape}))
-
-
 def test_sizes_are_refused_before_the_codec_is_asked():
     data = jc.codecs.save(toy(), picture(4, 4, 3))
     fields = container.unpack(data).header
@@ -153,6 +108,17 @@ def test_a_file_names_the_model_that_wrote_it(monkeypatch, tmp_path):
     assert len({first, other, ship(a=np.arange(5)), ship(b=np.arange(5))}) == 4
     with pytest.raises(jc.UnsupportedInput, match=f"{first}.*install the version that wrote it"):
         jc.codecs.load(data)
+
+
+def test_icc_profile_travels():
+    image, profile = picture(5, 6, 3), os.urandom(600)
+    data = jc.codecs.save(toy(), image, icc=profile)
+    assert header.icc_profile(container.unpack(data)) == profile
+    np.testing.assert_array_equal(
+        jc.codecs.load(data), jc.codecs.load(jc.codecs.save(toy(), image))
+    )
+    with pytest.raises(jc.UnsupportedInput, match="ICC"):
+        jc.codecs.save(toy(), image, icc=bytes(header.ICC_LIMIT + 1))
 
 
 def test_parameters_are_read_once():

@@ -1,0 +1,61 @@
+"""What commands share: tables, file names, and where compiled programs go."""
+
+import os
+
+import pytest
+
+from jaxcomp.cli import common
+
+START = """
+import jax, jaxcomp.cli.main, jaxcomp.codecs.files
+from jaxcomp.cli import common
+assert jax.config.jax_compilation_cache_dir is None, "an import set it"
+common.start_jax()
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+def test_compiled_programs_go_to_the_users_cache(process, tmp_path):
+    status, out, err = process(code=START)
+    assert status == 0, err
+    assert out == f"{tmp_path}/cache/jaxcomp/xla\n"
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(process, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    status, out, err = process(code=START)
+    assert status == 0 and out == "None\n" and err == ""
+
+
+def test_a_folder_somebody_chose_is_left_alone(process, tmp_path):
+    chosen = f"import jax; jax.config.update('jax_compilation_cache_dir', {str(tmp_path)!r})\n"
+    status, out, _ = process(code=chosen + START.replace("assert", "assert True or"))
+    assert status == 0 and out == f"{tmp_path}\n"
+
+
+def test_table_aligns_words_left_and_numbers_right():
+    assert common.table(["name", "n"], [["a", "10"], ["longer", "5"]]).split("\n") == [
+        "name     n",
+        "a       10",
+        "longer   5",
+    ]
+
+
+def test_any_file_name_can_be_printed():
+    assert common.shown(os.fsdecode(b"caf\xe9.png")) == "caf\\udce9.png"
+
+
+@pytest.mark.parametrize(
+    "check, good, bad",
+    [
+        (common.positive_int, {"7": 7}, ["0", "-1", "1.5", "x", ""]),
+        (common.quality, {"1": 1, "100": 100}, ["0", "101", "50.5"]),
+        (common.positive_float, {"0.25": 0.25}, ["0", "-1", "nan", "inf", "x"]),
+    ],
+)
+def test_argument_types(check, good, bad):
+    for text, value in good.items():
+        assert check(text) == value
+    for text in bad:
+        with pytest.raises(common.argparse.ArgumentTypeError, match="got '"):
+            check(text)
