@@ -34,9 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
     from jaxcomp.codecs.header import CODECS
 
-    parser.description = (
-        "Compress a photo (PNG, JPEG, WebP, TIFF, ...), or a folder of photos."
-    )
+    parser.description = "Compress a photo (PNG, JPEG, WebP, TIFF, ...), or a folder of photos."
     parser.epilog = EPILOG
     parser.add_argument("photo", metavar="PHOTO", help="a photo, a folder of photos, or -")
     parser.add_argument("output", metavar="OUT.jxc", nargs="?", help="the file to write, or -")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -267,7 +268,12 @@ def _plot(curves_of: list[tuple[str, int, dict[str, Curve]]]) -> bytes:
                 linewidth=2.5 if label == OURS else 1.2,
                 label=label,
             )
-        panel.set(title=name, xlabel="bits per pixel", ylabel="RGB PSNR (dB)", xscale="log")
+        panel.set(
+            title=os.path.basename(name),
+            xlabel="bits per pixel",
+            ylabel="RGB PSNR (dB)",
+            xscale="log",
+        )
         panel.grid(alpha=0.3)
         panel.legend()
     for panel in panels[len(curves_of) :]:

@@ -22,8 +22,8 @@ class Home(NamedTuple):
 
 # The codec names that a file may carry.
 CODECS = {"dct": Home("jaxcomp.codecs.dct", "dct", "dct_tables.npz")}
-# 2**27 = 134 million pixels: every single-shot camera up to the 102-megapixel medium formats, and
-# 400 MB of decoded RGB. A damaged or hostile size beyond it is refused before allocation.
+# 2**27 = 134 million pixels: every camera up to the 102-megapixel medium formats. At a dozen bytes
+# per pixel that the dct codec takes it is 1.6 GB; a hostile size beyond it is never allocated.
 MAX_PIXELS = 1 << 27
 ICC_SECTION = "icc"
 ICC_LIMIT = 1 << 22  # bytes; display profiles take kilobytes, printer profiles up to two megabytes

@@ -73,3 +73,18 @@ def test_a_folder_goes_on_after_a_bad_photo(capsys, photo, refused):
     capsys.readouterr()
     assert "--out DIR" in refused("compress", "in", "x.jxc")
     assert "expected photos" in refused("compress", "new", "--out", "deep/out")
+
+
+def test_a_second_process_compiles_nothing(process, photo, tmp_path):
+    """With the real codec: what the first process compiled, the second one finds, at any size."""
+    photo("a.png", 70, 101)
+    photo("b.png", 99, 64)
+    cache = tmp_path / "cache" / "jaxcomp" / "xla"
+    status, out, err = process("compress", "a.png", "a.jxc")
+    assert status == 0 and err == "", err
+    compiled = {path.name for path in cache.iterdir() if path.name.endswith("-cache")}
+    assert compiled
+    status, out, err = process("compress", "b.png", "b.jxc")
+    assert status == 0 and err == "", err
+    assert {path.name for path in cache.iterdir() if path.name.endswith("-cache")} == compiled
+    assert Path("b.jxc").stat().st_size > 59
