@@ -9,6 +9,7 @@ int32 does, so every int32 has exactly one code.
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int32, UInt32
 
 from jaxcomp.coding.tables import Tables
@@ -36,7 +37,9 @@ def escape_code(tables: Tables, symbols: Any, index: Any) -> UInt32[Array, "*sha
     return ((beyond << 1) ^ (beyond >> 31)).astype(jnp.uint32)
 
 
-def escape_distance(tables: Tables, code: UInt32[Array, "*shape"]) -> Int32[Array, "*shape"]:
+def escape_distance(
+    tables: Tables, code: UInt32[Array | np.ndarray, "*shape"]
+) -> Int32[Array, "*shape"]:
     """The distance from column 0 that an escape code stands for."""
     beyond = (code >> 1).astype(jnp.int32) ^ -(code & 1).astype(jnp.int32)
     return jnp.where(beyond >= 0, beyond + tables.entries.shape[1] - 1, beyond)

@@ -52,6 +52,7 @@ def encode(
     """
     symbols, index = _check(tables, symbols, index)
     if _on_host(tables, symbols, index):
+        symbols, index = np.asarray(symbols), None if index is None else np.asarray(index)
         return concrete.encode(tables, symbols, index, lanes=lanes, capacity=capacity)
     lanes = lanes or choose_lanes(symbols.size)
     stream = _encode(tables, symbols, index, lanes, capacity)
@@ -78,6 +79,7 @@ def decode(
     """
     index, shape = _check_shape(tables, index, shape)
     if _on_host(tables, stream, index):
+        index = None if index is None else np.asarray(index)
         symbols, rest = concrete.decode(tables, stream, index, shape)
     else:
         symbols, rest = _pop(stream, tables, index, shape)

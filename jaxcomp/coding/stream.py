@@ -79,12 +79,8 @@ def is_finished(stream: Stream) -> Bool[Array, "*batch"]:
     A wrong table, a flipped bit or a truncation leaves a lane away from its initial state with
     probability about 1 - 2**-16 per lane.
     """
-    return (
-        (stream.head == INITIAL_HEAD).all((-2, -1))
-        & (stream.size == 0).all(-1)
-        & (stream.escape_size == 0)
-        & ~stream.overflow
-    )
+    heads = jnp.all(stream.head == INITIAL_HEAD, (-2, -1))
+    return heads & jnp.all(stream.size == 0, -1) & (stream.escape_size == 0) & ~stream.overflow
 
 
 def check_finished(stream: Stream) -> None:

@@ -4,7 +4,6 @@ import heapq
 
 import hypothesis.strategies as st
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,7 +41,7 @@ def test_within_a_millionth_of_a_bit_of_the_greedy_optimum(precision):
         floor = np.floor(ideal * ((1 << precision) - len(row))) + 1
         floor[floor.argmax()] += (1 << precision) - floor.sum()
         gains.append(ideal @ np.log2(ours) - ideal @ np.log2(floor))
-    assert min(gains) >= 0 and max(gains) > 1e-5  # plain rounding is worse
+    assert min(gains) >= 0 and max(gains) > 1e-6  # plain rounding is worse
 
 
 @settings(max_examples=40, deadline=None)
@@ -86,8 +85,8 @@ def test_the_directory_finds_the_symbol_of_every_slot():
 
 
 def test_many_tables_get_no_directory():
-    pmf = jax.ShapeDtypeStruct((300_000, 16), jnp.float32)
-    assert jax.eval_shape(build_tables, pmf).directory is None
+    many = build_tables(np.ones((2000, 2)))
+    assert many.directory is None and build_tables(np.ones((2, 2))).directory is not None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""Coding on the host: the lanes it chooses, and threads that change nothing."""
+
+import jax
+import numpy as np
+
+from jaxcomp.coding import build_tables, concrete, decode, encode, to_bytes
+
+
+def message():
+    rng = np.random.default_rng(0)
+    tables = build_tables(rng.dirichlet(np.ones(30), 4))
+    index = rng.integers(0, 4, 200_000)
+    return tables, rng.integers(0, 30, 200_000), index
+
+
+def test_the_estimate_is_the_ideal_size():
+    tables, symbols, index = message()
+    freq = np.asarray(tables.frequencies)[index, symbols]
+    ideal = (16 - np.log2(freq)).sum()
+    assert abs(concrete.estimate_bits(tables, symbols, index) / ideal - 1) < 0.01
+    assert concrete.estimate_bits(tables, symbols[:0], index[:0]) == 0
+
+
+def test_any_number_of_threads_writes_the_same_bytes(monkeypatch):
+    tables, symbols, index = message()
+    streams = []
+    for cores in (1, 2, 8):
+        monkeypatch.setattr(concrete.os, "cpu_count", lambda cores=cores: cores)
+        streams.append(encode(tables, symbols, index, lanes=1024))
+        np.testing.assert_array_equal(decode(tables, streams[-1], index), symbols)
+    assert len({to_bytes(stream) for stream in streams}) == 1
+
+
+def test_arrays_of_jax_are_coded_like_those_of_numpy():
+    tables, symbols, index = message()
+    ours = encode(tables, jax.numpy.asarray(symbols[:999]), jax.numpy.asarray(index[:999]))
+    assert to_bytes(ours) == to_bytes(encode(tables, symbols[:999], index[:999]))

@@ -1,0 +1,25 @@
+"""Where symbol i sits is a promise: group i // (T L), step i // L % T, lane i % L."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.coding.layout import lay_out, split_steps
+
+
+def test_symbol_i_sits_where_it_always_sat():
+    count, groups, lanes = 700, 4, 32
+    steps = split_steps(count, groups, lanes)
+    plane = lay_out(np.arange(count), groups, lanes, fill=-1)
+    assert steps == 6 and plane.shape == (4, 6, 32)
+    for i in (0, 31, 32, 191, 192, 500, 699):
+        assert plane[i // (steps * lanes), i // lanes % steps, i % lanes] == i
+    assert (plane.reshape(-1)[count:] == -1).all()
+
+
+def test_more_steps_move_nothing():
+    flat = np.arange(50)
+    plane = lay_out(flat, 2, 8, fill=0)
+    longer = lay_out(flat, 2, 8, fill=0, steps=9)
+    np.testing.assert_array_equal(longer[:, :4], plane)
+    assert not longer[:, 4:].any()
+    np.testing.assert_array_equal(lay_out(jnp.asarray(flat), 2, 8, fill=0, steps=9), longer)
