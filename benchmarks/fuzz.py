@@ -230,7 +230,7 @@ def samples(codec: Any, photo: np.ndarray) -> tuple[list[bytes], list[np.ndarray
     crops = [photo[:150, :203], photo[40:73, 10:51], photo[:1, :1], photo[5:133, 7:135]]
     files = [
         save(codec, np.ascontiguousarray(crop), quality=quality)
-        for crop, quality in zip(crops, (40, 90, 50, 10), strict=True)
+        for crop, quality in zip(crops, (40.0, 90.0, 50.0, 10.0), strict=True)
     ]
     return files, [load(data) for data in files]
 

@@ -39,13 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
         image_shape(container, max_pixels=arguments.max_pixels)
         icc = icc_profile(container)
 
-    from jaxcomp.codecs.files import decode
+    from jaxcomp.codecs.files import check_model, decode
     from jaxcomp.io.photo import WITH_PROFILE, check_suffix, image_bytes
 
     suffix = os.path.splitext(arguments.output)[1] if arguments.output != common.PIPE else ".png"
     kind = check_suffix(suffix)
-    common.start_jax()
     with common.naming(arguments.input):
+        check_model(container)
+        common.start_jax()
         pixels = decode(container, max_pixels=arguments.max_pixels)
     common.write(arguments.output, image_bytes(pixels, suffix, icc=icc))
     if icc and kind not in WITH_PROFILE:

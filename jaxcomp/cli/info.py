@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     rows = [
         ["codec", f"{container.codec}, container version {container.version}"],
-        ["image", f"{width} x {height}, {record['channels']} channels"],
+        ["image", f"{width} x {height}, {'RGB' if record['channels'] == 3 else 'grey'}"],
         ["size", f"{total} bytes, {record['bpp']:.3f} bpp"],
         ["container", f"{record['container_bytes']} bytes"],
     ]

@@ -11,6 +11,7 @@ file is refused before jax is loaded.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -73,11 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as request:  # argparse's way to return
         return request.code if isinstance(request.code, int) else REFUSED
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()  # a closed pipe shows here, not when Python has no one left to tell
+        return code
     except JaxcompError as error:
         return _refuse(str(error))
-    except BrokenPipeError:
-        return REFUSED  # whoever read our output has gone: nobody to tell
+    except BrokenPipeError:  # whoever read our output has gone: nobody to tell
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return REFUSED
     except OSError as error:
         name = f"{error.filename}: " if error.filename is not None else ""
         return _refuse(f"{name}{error.strerror or error}; check the path and its permissions")

@@ -59,12 +59,7 @@ def load(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def decode(container: Container, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """load, for a container that has been unpacked."""
     shape = image_shape(container, max_pixels=max_pixels)
-    model = model_hash(container.codec)
-    if container.header.get("model") != model:
-        raise UnsupportedInput(
-            f"the file was written with model {ascii(container.header.get('model'))[:40]} of codec "
-            f"{container.codec}, this jaxcomp ships {model}; install the version that wrote it"
-        )
+    check_model(container)
     codec = find(container.codec)
     sections = {k: v for k, v in container.sections.items() if k != ICC_SECTION}
     image = np.asarray(
@@ -76,6 +71,16 @@ def decode(container: Container, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             f"{image.dtype}{list(image.shape)}; fetch or write the file again"
         )
     return image
+
+
+def check_model(container: Container) -> None:
+    """Raise UnsupportedInput for a file that was written with another model than ours."""
+    model = model_hash(container.codec)
+    if container.header.get("model") != model:
+        raise UnsupportedInput(
+            f"the file was written with model {ascii(container.header.get('model'))[:40]} of codec "
+            f"{container.codec}, this jaxcomp ships {model}; install the version that wrote it"
+        )
 
 
 @functools.cache

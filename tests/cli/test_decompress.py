@@ -20,6 +20,7 @@ def corrupt_files():
     yield "flipped.jxc", data[:-1] + bytes([data[-1] ^ 4]), "section 'c' is damaged"
     yield "version.jxc", data[:4] + b"\x09" + data[5:], "version 9"
     yield "codec.jxc", container.pack("zzz", good.header, good.sections), "codec 'zzz'"
+    yield "model.jxc", data, "written with model None of codec dct, this jaxcomp ships"
     yield "huge.jxc", container.pack("dct", huge, good.sections), "at most 134217728 pixels"
     yield "empty.jxc", b"", "not a .jxc file"
     yield "text.jxc", b"hello\n" * 10, "not a .jxc file"
@@ -39,6 +40,8 @@ sys.exit(code)
     for name, data, message in corrupt_files():
         (tmp_path / name).write_bytes(data)
         for rest in (["decompress", name, "out.png"], ["info", name]):
+            if name == "model.jxc" and rest[0] == "info":
+                continue  # it can be described, only not decoded here
             status, out, err = process(*rest, code=code)
             loaded, kilobytes = out.splitlines()
             assert status == 2 and loaded == "[]"

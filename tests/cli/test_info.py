@@ -26,7 +26,7 @@ def test_compress_info_decompress(capsys, photo):
     assert record["bytes"] == size and record["icc_bytes"] == len(SRGB)
     assert size == record["container_bytes"] + sum(record["sections"].values())
     assert main(["info", "a.jxc"]) == 0
-    assert "31 x 23, 3 channels" in capsys.readouterr().out
+    assert "31 x 23, RGB" in capsys.readouterr().out
     assert main(["decompress", "a.jxc", "b.png", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["height"] == 23
     with Image.open("b.png") as decoded:

@@ -85,6 +85,20 @@ def test_interruption_and_a_closed_pipe(capsys, monkeypatch, photo):
     assert capsys.readouterr().err == "jaxcomp: interrupted\n"
 
 
+def test_nothing_is_said_into_a_closed_pipe(process):
+    code = """
+import os, subprocess, sys
+read, write = os.pipe()
+os.close(read)
+command = [sys.executable, "-c", "from jaxcomp.cli.main import main\\n"
+    "import jaxcomp.cli.info as info\\nimport sys\\n"
+    "info.run = lambda arguments: print('much') or 0\\nsys.exit(main(['info', 'x']))"]
+done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+print(done.returncode, repr(done.stderr))
+"""
+    assert process(code=code)[1] == "2 ''\n"
+
+
 def test_python_m_jaxcomp(process):
     status, out, err = process("info", "none.jxc")
     assert status == 2 and out == "" and err.startswith("jaxcomp: error: none.jxc: No such file")
