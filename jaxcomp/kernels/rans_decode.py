@@ -219,7 +219,7 @@ def tpu(head, words, size, tables, index, count, *, precision, steps, interpret=
     size, count = (
         jnp.broadcast_to(tpu_pad(x, (all_groups,), 0)[:, None], state_shape) for x in (size, count)
     )
-    start = tpu_pad(head, state_shape, jnp.uint32(1 << 16))
+    start = tpu_pad(head, state_shape, 1 << 16)
     chosen = [] if index is None else [tpu_pad(index.swapaxes(0, 1), plane_shape, 0)]
 
     def kernel(head_ref, start_size_ref, count_ref, column_ref, stack_ref, *rest):

@@ -195,7 +195,7 @@ def tpu(head, start_freq, *, capacity, precision, interpret=False):
     blocks = all_steps // TPU_STEPS
     idle = np.uint32(((1 << precision) - 1) << 16)
     entry = tpu_pad(start_freq.swapaxes(0, 1), (all_steps, all_groups, TPU_LANES), idle)
-    start = tpu_pad(head, (all_groups, TPU_LANES), jnp.uint32(1 << 16))
+    start = tpu_pad(head, (all_groups, TPU_LANES), 1 << 16)
 
     def kernel(head_ref, entry_ref, x_ref, size_ref, tail_ref, rows_ref, adder_ref):
         @pl.when(pl.program_id(1) == 0)
@@ -280,7 +280,7 @@ def tpu_tiles(groups: int, steps: int) -> tuple[int, int, int]:
     return rows, -(-groups // rows) * rows, -(-steps // TPU_STEPS) * TPU_STEPS
 
 
-def tpu_pad(x: Array, shape: tuple[int, ...], value: Array | int) -> Array:
+def tpu_pad(x: Array, shape: tuple[int, ...], value: int | np.integer) -> Array:
     """x at the start of an array of this shape, value elsewhere."""
     padding = [(0, new - old) for new, old in zip(shape, x.shape, strict=True)]
     return jnp.pad(x, padding, constant_values=value)
