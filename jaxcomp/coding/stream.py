@@ -2,13 +2,13 @@
 
 Bytes of a stream, little-endian, with no tables inside:
 
-    u8      version 1
-    u8      log2(lanes per group)
-    varint  groups, escapes
-    u8      k, then the words of each group as exponential Golomb codes
+    u8      bits 0-2 log2(lanes per group), bit 3 escapes follow, bit 4 several groups,
+            bits 5-7 version 1
+    varint  words of the group; or the number of groups, and a u8 k with the words of each of them
+            as exponential Golomb codes
     bits    4 bits per head: floor(log2 head) - 16; then the bits of each head below its top one
     u16     words of group 0, bottom of the stack first; of group 1; ...
-    u8      k, then the escapes as exponential Golomb codes (if there are any)
+    varint  the number of escapes, and a u8 k with the escapes as exponential Golomb codes
 """
 
 from typing import NamedTuple
@@ -115,7 +115,8 @@ def to_bytes(stream: Stream) -> bytes:
             "indices inside the tables"
         )
     groups, lanes = head.shape
-    fixed = bytes([VERSION, int(lanes).bit_length() - 1]) + _varint(groups) + _varint(escape_size)
+    kind = VERSION << 5 | (groups > 1) << 4 | bool(escape_size) << 3 | lanes.bit_length() - 1
+    sizes = _varint(groups) + _golomb(size) if groups > 1 else _varint(size[0])
     extra = head.reshape(-1).astype(np.uint64)
     length = np.frexp(extra.astype(np.float64))[1] - 1  # floor(log2 head), 16 to 31
     rest = extra - (np.uint64(1) << length.astype(np.uint64))
@@ -124,8 +125,10 @@ def to_bytes(stream: Stream) -> bytes:
         np.concatenate([np.full(len(length), 4), length]),
     )
     used = [words[g, : size[g]] for g in range(groups)]
-    parts = [fixed, _golomb(size), heads, np.concatenate(used).astype("<u2").tobytes()]
-    return b"".join(parts + ([_golomb(escapes[:escape_size])] if escape_size else []))
+    parts = [bytes([kind]), sizes, heads, np.concatenate(used).astype("<u2").tobytes()]
+    if escape_size:
+        parts += [_varint(escape_size), _golomb(escapes[:escape_size])]
+    return b"".join(parts)
 
 
 def from_bytes(data: bytes) -> Stream:
@@ -133,20 +136,19 @@ def from_bytes(data: bytes) -> Stream:
 
     Raises CorruptStream for bytes that no encoder wrote, before allocating what they ask for.
     """
-    if len(data) < 4 or data[0] != VERSION or data[1] > 7:
+    if not data or data[0] >> 5 != VERSION:
         raise CorruptStream(
-            f"expected a stream of version {VERSION} with at most {LANES_PER_GROUP} lanes per "
-            f"group, got {len(data)} bytes starting {data[:2].hex() or 'nowhere'}"
+            f"expected a stream of version {VERSION}, got {len(data)} bytes starting "
+            f"{data[:1].hex() or 'nowhere'}; an earlier or later jaxcomp may read it"
         )
-    lanes = 1 << data[1]
-    groups, data = _read_varint(data[2:])
-    escape_count, data = _read_varint(data)
-    if not 1 <= groups * lanes * HEAD_BITS <= 8 * len(data) or escape_count > 8 * len(data):
-        raise CorruptStream(
-            f"expected room for {groups} groups of {lanes} lanes and {escape_count} escapes, got "
-            f"{len(data)} bytes"
-        )
-    size, data = _read_golomb(data, groups)
+    kind, lanes = data[0], 1 << (data[0] & 7)
+    groups, data = _read_varint(data[1:])
+    if kind & 16:
+        if not 1 <= groups * lanes * HEAD_BITS <= 8 * len(data):
+            raise CorruptStream(f"expected {groups} x {lanes} heads, got {len(data)} bytes")
+        size, data = _read_golomb(data, groups)
+    else:
+        size, groups = np.array([groups], np.uint64), 1
     total = int(size.sum())
     if 2 * total > len(data):
         raise CorruptStream(f"expected {total} words, got {len(data)} bytes")
@@ -169,7 +171,8 @@ def from_bytes(data: bytes) -> Stream:
     words[np.arange(capacity) < size[:, None].astype(np.int64)] = flat
     data = data[2 * total :]
     escapes = np.zeros(0, np.uint32)
-    if escape_count:
+    if kind & 8:
+        escape_count, data = _read_varint(data)
         escapes, data = _read_golomb(data, escape_count)
     if data:
         raise CorruptStream(f"expected the end of the stream, got {len(data)} more bytes")
@@ -178,7 +181,7 @@ def from_bytes(data: bytes) -> Stream:
         words,
         size.astype(np.int32),
         escapes.astype(np.uint32),
-        np.asarray(escape_count, np.int32),
+        np.asarray(len(escapes), np.int32),
         np.asarray(False),
     )
 

@@ -68,10 +68,11 @@ def test_hostile_bytes_are_refused_or_come_out_bounded(data):
     "data",
     [
         b"",
-        b"\x01",
-        b"\x02\x00\x01\x00",
-        b"\x01\x09\x01\x00" + bytes(9),
-        b"\x01\x07\xff\xff\xff\xff\x0f\x00" + bytes(99),
+        b"\x20",
+        b"\x40\x01" + bytes(9),
+        b"\x27\xff\xff\xff\xff\x0f" + bytes(99),
+        b"\x37\xff\xff\xff\xff\x0f\x00" + bytes(99),
+        b"\x20\x80\x80\x80\x80\x80\x80",
     ],
 )
 def test_lies_about_sizes_are_refused(data):
