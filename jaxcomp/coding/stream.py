@@ -55,9 +55,9 @@ def split_lanes(lanes: int) -> tuple[int, int]:
 
 
 def choose_lanes(bits: float) -> int:
-    """Lanes for a message of `bits`: heads cost at most 1 % of it, or 128 bytes if that is more."""
-    most = max(0.01 * bits, 128 * 8) / HEAD_BITS
-    return min(MAX_LANES, 1 << int(np.log2(most)))
+    """Lanes for a message of `bits`: heads cost at most 1 % of it, 3 % while that is 128 bytes."""
+    cost = max(0.01 * bits, min(0.03 * bits, 128 * 8))
+    return min(MAX_LANES, 1 << int(np.log2(max(cost / HEAD_BITS, 1))))
 
 
 def empty(lanes: int, capacity: int, *, escape_capacity: int = 0) -> Stream:
@@ -142,13 +142,14 @@ def from_bytes(data: bytes) -> Stream:
             f"{data[:1].hex() or 'nowhere'}; an earlier or later jaxcomp may read it"
         )
     kind, lanes = data[0], 1 << (data[0] & 7)
-    groups, data = _read_varint(data[1:])
+    first, data = _read_varint(data[1:])
     if kind & 16:
+        groups = first
         if not 1 <= groups * lanes * HEAD_BITS <= 8 * len(data):
             raise CorruptStream(f"expected {groups} x {lanes} heads, got {len(data)} bytes")
         size, data = _read_golomb(data, groups)
     else:
-        size, groups = np.array([groups], np.uint64), 1
+        size, groups = np.array([first], np.uint64), 1
     total = int(size.sum())
     if 2 * total > len(data):
         raise CorruptStream(f"expected {total} words, got {len(data)} bytes")

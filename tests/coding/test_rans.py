@@ -132,6 +132,15 @@ def test_a_batch_under_vmap_is_a_loop():
     np.testing.assert_array_equal(back, symbols)
 
 
+def test_pmap_codes_on_every_device():
+    tables = build_tables(np.random.default_rng(0).dirichlet(np.ones(9)))
+    symbols = np.random.default_rng(1).integers(0, 9, (8, 100)).astype(np.int32)
+    streams = jax.pmap(lambda s: encode(tables, s, lanes=4))(symbols)
+    for row in range(8):
+        one = jax.tree.map(lambda x, row=row: x[row], streams)
+        assert to_bytes(one) == to_bytes(encode(tables, symbols[row], lanes=4))
+
+
 def test_scan_pushes_and_pops_in_reverse():
     rng = np.random.default_rng(5)
     tables = dirichlet_tables(rng, escape=True)

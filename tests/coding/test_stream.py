@@ -34,7 +34,7 @@ def test_golden_bytes():
 
 def test_lanes_grow_with_the_message_and_cost_little():
     lanes = [choose_lanes(8.0 * n) for n in (0, 1, 1000, 17_000, 1_400_000, 1e12)]
-    assert lanes == sorted(lanes) and lanes[0] >= 32 and lanes[3] == 64
+    assert lanes == sorted(lanes) and lanes[:2] == [1, 1] and lanes[3] == 64
     tables = build_tables(np.random.default_rng(0).dirichlet(np.ones(20)))
     symbols = np.random.default_rng(1).integers(0, 20, 100_000)
     bits = 16 - np.log2(np.asarray(tables.frequencies)[0, symbols])
