@@ -214,7 +214,10 @@ def check(
                 f"{kind} {number} (sealed={sealed}, seed={seed}): {type(error).__name__}: {error}"
             ) from error
         else:
-            stated = tuple(container.unpack(data).header["shape"])
+            try:
+                stated = tuple(container.unpack(data).header["shape"])
+            except JaxcompError:
+                raise Broken(f"{kind} {number}: loaded, though it is no container") from None
             if image.shape != stated or image.dtype != np.uint8:
                 raise Broken(f"{kind} {number}: stated {stated}, got {image.shape}")
             exact = image.shape == images[base].shape and np.array_equal(image, images[base])
