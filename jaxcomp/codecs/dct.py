@@ -51,7 +51,8 @@ def build(stored: dict[str, np.ndarray]) -> Model:
     """The model of the stored integers."""
     network = Network(*(jnp.asarray(stored[name].astype(np.int32)) for name in Network._fields))
     tables = with_certainty(coding.build_tables(stored["frequencies"].astype(np.float64) + 1))
-    return Model(network, tables, symbol_bits(tables), stored["offsets"].astype(np.int64))
+    offsets, weights = stored["offsets"].astype(np.int64), stored["weights"].astype(np.int32)
+    return Model(network, tables, symbol_bits(tables), offsets, weights)
 
 
 def apply(params: Model, image: np.ndarray, **options: Any) -> tuple[np.ndarray, float]:

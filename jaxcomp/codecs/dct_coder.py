@@ -45,12 +45,14 @@ class Model(NamedTuple):
     tables       the rANS tables
     bits         f32[TABLES, 24], cost of each symbol with its sign and raw bits
     offsets      [TABLES, 3], where magnitudes 1, 2 and more are reconstructed (dct_synthesis)
+    weights      [STEP_CLASSES, 2, taps, thresholds, places + textures] of the filter (dct_filter)
     """
 
     network: Network
     tables: Tables
     bits: Float[Array, "tables symbols"]
     offsets: np.ndarray
+    weights: np.ndarray
 
 
 class Choices(NamedTuple):
@@ -181,7 +183,7 @@ def choose(
 
 
 # What a finer split must gain, in the unit of transform.choose_modes.
-MODE_BIAS = np.array([2.0, 1.0, 2.0, 2.0, 1.0], np.float32)
+MODE_BIAS = np.array([0.0, 2.0, 5.0, 5.0, 3.0], np.float32)
 
 
 def _symbol(magnitude):
@@ -211,7 +213,7 @@ def read(
     order: Int32[Array, " planes"],
     count: Int32[Array, ""],
 ):
-    """Modes i32[capacity], symbols u8 and tables u8 [PLANES, capacity] by position in `order`, and
+    """Modes i32[capacity], symbols u8 and tables u16 [PLANES, capacity] by position in `order`, and
     whether the stream ended as it must. order[:count] are positions in the coding order."""
     capacity = geometry.block.shape[0]
     valid = geometry.valid == 1
@@ -234,11 +236,11 @@ def read(
         new = new.astype(jnp.uint8)
         maps = context.learn(maps, plane, new, geometry.neighbours)
         symbols = lax.dynamic_update_slice(symbols, new[None], (i, 0))
-        chosen = lax.dynamic_update_slice(chosen, index.astype(jnp.uint8)[None], (i, 0))
+        chosen = lax.dynamic_update_slice(chosen, index.astype(jnp.uint16)[None], (i, 0))
         return stream, maps, symbols, chosen
 
     empty = jnp.zeros((PLANES, capacity), jnp.uint8)
-    state = stream, context.no_maps(capacity), empty, empty
+    state = stream, context.no_maps(capacity), empty, empty.astype(jnp.uint16)
     stream, _, symbols, chosen = lax.fori_loop(0, count, visit, state)
     return modes, symbols, chosen, coding.is_finished(stream)
 

@@ -6,8 +6,8 @@ of its cell, of lower frequencies of the cells around, of the same and nearby fr
 channels before. A network of one hidden layer in integers turns their logarithms into a class 0 ..
 CLASSES - 1 of expected size; zone (channel, low or high frequency, mean) and class are the table.
 
-Widths: features <= 96 and weights <= 2**9 of 33 inputs give |sums| < 2**21; the hidden layer is
-limited to 2**15 - 1, so that with second weights <= 2**9 and 24 units sums stay below 2**29.
+Widths: features <= 96 and weights < 2**12 of 33 inputs give |sums| < 2**24; the hidden layer is
+limited to 2**15 - 1, so that with second weights < 2**11 and 24 units sums stay below 2**31.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from .dct_symbols import EDGES
 
 CHANNELS, FREQUENCIES = 3, 256
 PLANES = CHANNELS * FREQUENCIES
-CLASSES = 40
+CLASSES = 56
 ZONES = 6
 KINDS = 8
 HIDDEN = 24

@@ -1,12 +1,10 @@
 """From decoded integers to samples, exactly: what the encoder's apply and the decoder share."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, UInt8
 
+from . import dct_filter as filters
 from . import dct_transform as transform
 from .dct_coder import MEAN_LIMIT, STEP_BITS, predict_means
 from .dct_context import CODING_ORDER, FREQUENCIES, PLANES
@@ -56,15 +54,30 @@ def _means(differences, geometry):
     return means
 
 
-@functools.partial(jax.jit)
+def planes_of(coefficients, modes, geometry) -> Int32[Array, "s 3 32 32"]:
+    """Decoded Y, U, V in 2**-VALUE_BITS, before restoration, and the modes by superblock."""
+    padded = jnp.concatenate([coefficients, jnp.zeros((PLANES, 1), jnp.int32)], 1)
+    cells = padded.T[geometry.members].reshape(-1, 4, 3, 16, 16)
+    modes = jnp.concatenate([modes, jnp.zeros(1, jnp.int32)])[geometry.members]
+    return transform.inverse(cells, modes), modes
+
+
+def on_canvas(planes, modes, where) -> tuple[Int32[Array, "3 size"], Int32[Array, " size"]]:
+    """Planes and places in their blocks, as a flat canvas (dct_filter)."""
+    canvas = planes.transpose(1, 0, 2, 3).reshape(3, -1)[:, where]
+    return canvas, filters.places(modes).reshape(-1)[where]
+
+
 def synthesise(
     coefficients: Int32[Array, "planes capacity"],
     modes: Int32[Array, " capacity"],
     geometry: Geometry,
-) -> UInt8[Array, "s 32 32 3"]:
-    """Samples of every superblock."""
-    padded = jnp.concatenate([coefficients, jnp.zeros((PLANES, 1), jnp.int32)], 1)
-    cells = padded.T[geometry.members].reshape(-1, 4, 3, 16, 16)
-    modes = jnp.concatenate([modes, jnp.zeros(1, jnp.int32)])[geometry.members]
-    samples = transform.to_samples(transform.inverse(cells, modes))
-    return samples.transpose(0, 2, 3, 1).astype(jnp.uint8)
+    where: Int32[Array, " size"],
+    stride: Int32[Array, ""],
+    step: Int32[Array, ""],
+    weights: Int32[Array, "2 taps thresholds classes"],
+) -> UInt8[Array, "3 size"]:
+    """Samples of the canvas."""
+    canvas, place = on_canvas(*planes_of(coefficients, modes, geometry), where)
+    canvas = filters.restore(canvas, place, stride, step, weights)
+    return transform.to_samples(canvas[None])[0].astype(jnp.uint8)

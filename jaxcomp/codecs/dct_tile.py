@@ -14,17 +14,20 @@ import numpy as np
 from jaxcomp import coding
 from jaxcomp.base import CorruptStream
 
+from . import dct_filter as filters
 from . import dct_symbols as symbols
-from .dct_coder import Choices, Model, choose, read
+from .dct_coder import STEP_CLASSES, Choices, Model, choose, read
 from .dct_context import CERTAIN, FREQUENCIES, PLANES
+from .dct_filter import MARGIN
 from .dct_geometry import CAPACITIES, SUPERBLOCK, Geometry, geometry
 from .dct_synthesis import reconstruct, synthesise
 
-LANES = 32  # a lane costs about 20 bits; 32 decode a photo in well under a second
-RATE_WEIGHT = 0.11  # lambda / step**2; d(step**2 / 12) / d(bits) at high rates is 0.1155
+LANES = 16  # a lane costs about 20 bits; 16 decode a photo in well under a second
+RATE_WEIGHT = 0.09  # lambda / step**2; 0.1155 at high rates is d(step**2 / 12) / d(bits)
 
 _choose = jax.jit(choose, static_argnames="trace")
 _read = jax.jit(read)
+_synthesise = jax.jit(synthesise)
 
 
 @functools.lru_cache(maxsize=8)
@@ -133,11 +136,26 @@ def samples(model, where, step, modes, planes, tables, values):
     """The samples u8[height, width, 3] of a tile from its decoded integers."""
     height, width = where[2:]
     grid = grid_of(height, width)
-    coefficients = reconstruct(np.asarray(model.offsets), grid, step, planes, tables, values)
-    blocks = np.asarray(synthesise(coefficients, modes, grid._replace(order=())))
-    rows, columns = -(-height // 32), -(-width // 32)
-    image = blocks[: rows * columns].reshape(rows, columns, 32, 32, 3).swapaxes(1, 2)
-    return image.reshape(rows * 32, columns * 32, 3)[:height, :width]
+    coefficients = reconstruct(model.offsets, grid, step, planes, tables, values)
+    rows, columns = -(-height // SUPERBLOCK), -(-width // SUPERBLOCK)
+    index, stride = _canvas(rows, columns, len(grid.valid))
+    canvas = _synthesise(
+        coefficients,
+        modes,
+        grid._replace(order=()),
+        index,
+        np.int32(stride),
+        np.int32(step),
+        filters.join(model.weights[min(max(int(step >> 4).bit_length() - 4, 0), STEP_CLASSES - 1)]),
+    )
+    used = (rows * SUPERBLOCK + 2 * MARGIN) * stride
+    image = np.asarray(canvas)[:, :used].reshape(3, -1, stride)
+    return image[:, MARGIN : MARGIN + height, MARGIN : MARGIN + width].transpose(1, 2, 0)
+
+
+@functools.lru_cache(maxsize=4)
+def _canvas(rows, columns, capacity):
+    return filters.canvas_map(rows, columns, filters.canvas_size(capacity))
 
 
 def _to_blocks(tile, count):
