@@ -54,15 +54,15 @@ def test_kernels_and_reference_return_what_was_encoded(shape):
 
 
 def test_memory_of_the_tpu_kernel_is_read_where_it_was_written():
-    shape = SHAPES[8]._replace(steps=36)
+    shape = SHAPES[8]._replace(steps=20)
     mode = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
     case = message(shape, 0)
     *_, decode = _decoders(shape, mode)
     _equal(decode(*_arguments(case, shape)), (case.symbols, case.head, np.zeros(shape.groups)))
 
 
-@pytest.mark.parametrize("shape", [SHAPES[4], SHAPES[2]], ids=str)
-def test_damage_stays_in_bounds(shape):
+def test_damage_stays_in_bounds():
+    shape = SHAPES[2]
     rng = np.random.default_rng(0)
     case = message(shape, 1)
     head, words, size, *rest = _arguments(case, shape)
