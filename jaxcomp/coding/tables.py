@@ -16,7 +16,9 @@ interval that starts in it (mod 2**16), above a mask of the slots where an inter
     symbol = base + popcount(mask & (2 << slot % 16) - 1)
 """
 
+import functools
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ from jaxcomp.base import JaxcompError
 
 # Directories above this many entries (16 MiB) cost more cache misses than a search costs compares.
 DIRECTORY_LIMIT = 1 << 22
+HOST_LIMIT = 1 << 20  # probabilities that NumPy turns into tables faster than XLA compiles
 
 
 @jax.tree_util.register_dataclass
@@ -76,12 +79,17 @@ def build_tables(
         raise JaxcompError(f"pmf must be [tables, symbols] or [symbols], got shape {pmf.shape}")
     tables, symbols = pmf.shape
     _check_shape(tables, symbols, precision, escape)
-    if not isinstance(pmf, jax.core.Tracer):
-        pmf = _check_values(np.asarray(pmf))
-    offset = jnp.broadcast_to(jnp.asarray(offset, jnp.int32), (tables,))
     with_directory = precision >= 4 and tables << (precision - 4) <= DIRECTORY_LIMIT
-    entries, directory = _build(jnp.asarray(pmf, jnp.float32), precision, with_directory)
-    return Tables(entries, directory, offset, precision, escape)
+    if isinstance(pmf, jax.core.Tracer):
+        entries, directory = _build(pmf.astype(jnp.float32), precision, with_directory, jnp)
+    else:
+        pmf = _check_values(np.asarray(pmf))
+        # A small table is built before a program for it would be compiled.
+        build = functools.partial(_build, xp=np) if pmf.size <= HOST_LIMIT else _compiled
+        entries, directory = build(pmf, precision, with_directory)
+    offset = jnp.broadcast_to(jnp.asarray(offset, jnp.int32), (tables,))
+    directory = None if directory is None else jnp.asarray(directory)
+    return Tables(jnp.asarray(entries), directory, offset, precision, escape)
 
 
 def _check_shape(tables: int, symbols: int, precision: int, escape: bool) -> None:
@@ -113,59 +121,73 @@ def _check_values(pmf: np.ndarray) -> np.ndarray:
     return np.ldexp(wide, -np.frexp(peak)[1][:, None]).astype(np.float32)
 
 
-@jax.jit(static_argnums=(1, 2))
-def _build(pmf, precision, with_directory):
-    freq = allocate(pmf, precision)
-    start = jnp.cumsum(freq, axis=1, dtype=jnp.uint32) - freq
+def _build(pmf, precision, with_directory, xp):
+    freq = allocate(pmf, precision, xp)
+    start = xp.cumsum(freq, axis=1, dtype=xp.uint32) - freq
     entries = (freq - 1) << 16 | start
-    return entries, _directory(start, precision) if with_directory else None
+    return entries, _directory(start, precision, xp) if with_directory else None
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _compiled(pmf, precision, with_directory):
+    return _build(pmf, precision, with_directory, jnp)
 
 
 def allocate(
-    pmf: Float[Array, "tables symbols"], precision: int
-) -> UInt32[Array, "tables symbols"]:
-    """Frequencies that minimise -sum p log2 f, subject to sum f = 2**precision and f >= 1."""
+    pmf: Float[Array | np.ndarray, "tables symbols"], precision: int, xp: Any = jnp
+) -> UInt32[Array | np.ndarray, "tables symbols"]:
+    """Frequencies that minimise -sum p log2 f, subject to sum f = 2**precision and f >= 1.
+
+    pmf is float32; xp is the array module that does the work, jax.numpy or numpy.
+    """
     tables, symbols = pmf.shape
-    weight = _fixed_point(pmf)
-    total = jnp.uint32(1 << precision)
+    weight = _fixed_point(pmf, xp)
+    total = np.uint32(1 << precision)
 
     def fits(freq):
         # Sums of f - 1 stay below 2**32; a single f above the total is caught by itself.
-        return (freq <= total).all(1) & ((freq - 1).sum(1, dtype=jnp.uint32) <= total - symbols)
+        spent = (freq - 1).sum(1, dtype=xp.uint32)
+        return (freq <= total).all(1) & (spent <= total - np.uint32(symbols))
 
     def bisect(bit, scale):
-        probe = scale | jnp.uint32(1) << (31 - bit).astype(jnp.uint32)
-        return jnp.where(fits(_count(weight, probe)), probe, scale)
+        probe = scale | xp.uint32(1) << (31 - bit)
+        return xp.where(fits(_count(weight, probe, xp)), probe, scale)
 
-    scale = lax.fori_loop(0, 32, bisect, weight[:, 0] & 0)
-    freq = _count(weight, scale)
+    bits = xp.arange(32, dtype=xp.uint32)
+    scale = xp.zeros(tables, xp.uint32)
+    if xp is np:
+        for bit in bits:
+            scale = bisect(bit, scale)
+    else:
+        scale, _ = lax.scan(lambda scale, bit: (bisect(bit, scale), None), scale, bits)
+    freq = _count(weight, scale, xp)
     # One step further some symbols would gain a unit: the first of them take what is left.
-    more = _count(weight, scale + 1) > freq
-    left = total - freq.sum(1, dtype=jnp.uint32)
-    rank = jnp.cumsum(more, axis=1, dtype=jnp.uint32)
+    more = _count(weight, scale + np.uint32(1), xp) > freq
+    left = total - freq.sum(1, dtype=xp.uint32)
+    rank = xp.cumsum(more, axis=1, dtype=xp.uint32)
     return freq + (more & (rank <= left[:, None]))
 
 
-def _fixed_point(pmf):
+def _fixed_point(pmf, xp):
     """float32 -> uint32 in units of 2**-32 of the row's largest power of two, by its bits."""
-    bits = lax.bitcast_convert_type(pmf, jnp.uint32)
+    bits = pmf.view(xp.uint32)
     # Denormals are zero (XLA flushes them), and so are the negative and NaN that a trace lets by.
-    bits = jnp.where((bits >> 23 == 0) | (bits >= 0x7F800000), 0, bits)
+    bits = xp.where((bits >> 23 == 0) | (bits >= 0x7F800000), 0, bits)
     exponent = bits >> 23
     shift = exponent.max(axis=1, keepdims=True) - exponent
-    mantissa = jnp.where(bits == 0, 0, (bits & 0x7FFFFF) << 8 | np.uint32(1 << 31))
-    weight = jnp.where(shift < 32, mantissa >> jnp.minimum(shift, 31), 0)
-    return jnp.where((bits == 0).all(1, keepdims=True), np.uint32(1 << 31), weight)
+    mantissa = xp.where(bits == 0, 0, (bits & 0x7FFFFF) << 8 | np.uint32(1 << 31))
+    weight = xp.where(shift < 32, mantissa >> xp.minimum(shift, 31), 0)
+    return xp.where((bits == 0).all(1, keepdims=True), np.uint32(1 << 31), weight)
 
 
-def _count(weight, scale):
+def _count(weight, scale, xp):
     """1 + the number of j >= 1 with d(j) <= y, where y = weight * scale in units of 2**-15."""
     y = _multiply_high(weight, scale[:, None])
     # d(j) lies in (j + 0.44, j + 0.5), so the count is the whole part of y - 1/4 or one less.
-    j = jnp.where(y < 8192, 0, (y - 8192) >> 15)
-    odd = 2 * jnp.clip(j, 1, 1 << 16) + 1
+    j = xp.where(y < 8192, 0, (y - 8192) >> 15)
+    odd = 2 * xp.clip(j, 1, 1 << 16) + 1
     # In units of 2**-15: 1 / (12 z) = 5461 / odd and 1 / (180 z**3) = 1456 / odd**3.
-    cube = jnp.where(odd < 1024, odd * odd * odd, jnp.uint32(1 << 30))
+    cube = xp.where(odd < 1024, odd * odd * odd, xp.uint32(1 << 30))
     divisor = (j << 15) + 16384 - 5461 // odd - 1456 // cube
     return 1 + j - ((j > 0) & (y < divisor))
 
@@ -177,12 +199,17 @@ def _multiply_high(a, b):
     return a_high * b_high + (middle >> 16) + ((middle & 0xFFFF) + a_low * b_high >> 16)
 
 
-def _directory(start, precision):
+def _directory(start, precision, xp):
     """u32[tables, 2**(precision - 4)]: base symbol << 16 | starts, for every 16 slots."""
     tables = start.shape[0]
-    row = jnp.arange(tables)[:, None]
-    starts = jnp.zeros((tables, 1 << (precision - 4)), jnp.uint32)
-    starts = starts.at[row, start >> 4].add(jnp.uint32(1) << (start & 15))
-    count = lax.population_count(starts)
-    before = jnp.cumsum(count, axis=1, dtype=jnp.uint32) - count
-    return before - 1 << 16 | starts
+    row = xp.arange(tables)[:, None]
+    starts = xp.zeros((tables, 1 << (precision - 4)), xp.uint32)
+    bit = xp.uint32(1) << (start & 15)
+    if xp is np:
+        np.add.at(starts, (row, start >> 4), bit)
+        count = np.bitwise_count(starts).astype(np.uint32)
+    else:
+        starts = starts.at[row, start >> 4].add(bit)
+        count = lax.population_count(starts)
+    before = xp.cumsum(count, axis=1, dtype=xp.uint32) - count
+    return before - np.uint32(1) << 16 | starts
