@@ -4,7 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxcomp.coding import adaptive as adaptive
+    from jaxcomp.coding import bits_back as bits_back
     from jaxcomp.coding import container as container
+    from jaxcomp.coding import run_length as run_length
+    from jaxcomp.coding import universal as universal
     from jaxcomp.coding.rans import decode as decode
     from jaxcomp.coding.rans import encode as encode
     from jaxcomp.coding.rans import pop as pop
@@ -24,16 +28,17 @@ _FILES = {
     "stream": ("Stream", "choose_lanes", "empty", "from_bytes", "is_finished", "to_bytes"),
     "tables": ("Tables", "build_tables"),
 }
+_MODULES = ("adaptive", "bits_back", "container", "run_length", "universal")
 _FILE_OF = {name: file for file, names in _FILES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name in _FILE_OF:
         return getattr(importlib.import_module(f"jaxcomp.coding.{_FILE_OF[name]}"), name)
-    if name in ("bits_back", "container", "universal"):
+    if name in _MODULES:
         return importlib.import_module(f"jaxcomp.coding.{name}")
     raise AttributeError(f"module 'jaxcomp.coding' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FILE_OF, "bits_back", "container", "universal"})
+    return sorted({*globals(), *_FILE_OF, *_MODULES})
