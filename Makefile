@@ -64,8 +64,9 @@ test-aot: $(AOT_READY)
 
 # The numbers of benchmarks/results. The peers live in environments of their own: they pin what we need newer.
 bench: $(READY) bench-peers
-	$(BIN)/python benchmarks/coding.py
-	$(BIN)/python benchmarks/dct.py $(if $(DATA),--data $(DATA))
+	@mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/coding.py --out benchmarks/results/coding.json
+	$(BIN)/python benchmarks/codecs.py $(if $(DATA),--data $(DATA)) --out benchmarks/results/codecs.json
 
 bench-peers: .venv-tfc/.ready .venv-peers/.ready
 
