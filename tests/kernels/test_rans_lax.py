@@ -1,0 +1,43 @@
+"""The lax twin against the definition: a coder in Python integers, one symbol at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcomp.kernels import rans_decode, rans_encode, rans_lax
+from tests.kernels.cases import SHAPES, encode_in_python, message
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[2], SHAPES[8]], ids=str)
+def test_it_is_rans_in_integers(shape):
+    case = message(shape, 1)
+    head, stacks = encode_in_python(case.head, case.start_freq, shape.precision)
+    capacity = max(map(len, stacks)) + 3
+    words = np.zeros((shape.groups, capacity), np.uint16)
+    for row, stack in zip(words, stacks, strict=True):
+        row[: len(stack)] = stack
+    got = rans_encode.reference(
+        jnp.asarray(case.head), jnp.asarray(case.start_freq), capacity, precision=shape.precision
+    )
+    for a, b in zip(got, (head, words, [len(stack) for stack in stacks]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    tables = (case.entries, case.directory), case.index, case.count
+    tables = jax.tree.map(jnp.asarray, tables)
+    static = {"precision": shape.precision, "steps": shape.steps}
+    symbols, start, left = rans_lax.decode(*got, *tables, **static)
+    np.testing.assert_array_equal(symbols, case.symbols)
+    np.testing.assert_array_equal(start, case.head)
+    np.testing.assert_array_equal(left, 0)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4, 32, 128])
+def test_prefix_sum_counts_flags(lanes):
+    flags = np.random.default_rng(0).random((5, lanes)) < 0.7
+    got = rans_lax.prefix_sum(jnp.asarray(flags))
+    np.testing.assert_array_equal(got, np.cumsum(flags, 1))
+    np.testing.assert_array_equal(rans_lax.prefix_sum(jnp.ones((2, lanes), bool))[:, -1], lanes)
+
+
+def test_the_decoder_defines_what_the_kernels_return():
+    assert rans_decode.reference is rans_lax.decode
