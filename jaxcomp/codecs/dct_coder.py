@@ -79,33 +79,24 @@ class Choices(NamedTuple):
 
 def step_class(step: Int32[Array, ""]) -> Int32[Array, ""]:
     """0 .. STEP_CLASSES - 1, one per octave; 0 below 16, the last from 256."""
-    return jnp.clip(28 - lax.clz(step >> 4 | 1), 0, STEP_CLASSES - 1)
+    return jnp.clip(28 - lax.clz(step >> STEP_BITS | 1), 0, STEP_CLASSES - 1)
 
 
-def predict_means(means: Int32[Array, " capacity"], geometry: Geometry, xp=jnp):
-    """Each mean from the known ones around: of two opposite pairs the more alike counts more."""
+def predict_means(means, geometry: Geometry, xp=jnp):
+    """Each mean from the known ones around: of two opposite pairs the more alike counts more.
+
+    means: integers [capacity], at most MEAN_LIMIT; xp: jax.numpy or numpy, the same integers.
+    """
     padded = xp.concatenate([means, xp.zeros(1, means.dtype)])
-    a, b, c, d = (padded[s] for s in geometry.sources)
-    ab, cd = ((s < means.shape[0]).astype(means.dtype) for s in _pairs(geometry, xp))
+    absent = [source == means.shape[0] for source in geometry.sources]
+    values = [padded[source] for source in geometry.sources]
     # One of a pair may be missing: the other stands for both.
-    a, b = _complete(a, b, geometry.sources[0], geometry.sources[1], means.shape[0], xp)
-    c, d = _complete(c, d, geometry.sources[2], geometry.sources[3], means.shape[0], xp)
-    # |means| <= 2**13: weights below 2**14, the sum below 2 * 2**14 * 2**14.
-    w = (abs(c - d) + 1) * ab
-    z = (abs(a - b) + 1) * cd
-    w, z = w + (ab + cd == 0), z
-    total = 2 * (w + z)
-    return (w * (a + b) + z * (c + d) + (w + z)) // total
-
-
-def _pairs(geometry, xp):
-    s = geometry.sources
-    return xp.minimum(s[0], s[1]), xp.minimum(s[2], s[3])
-
-
-def _complete(a, b, source_a, source_b, capacity, xp):
-    missing_a, missing_b = source_a == capacity, source_b == capacity
-    return xp.where(missing_a, b, a), xp.where(missing_b, a, b)
+    a, b, c, d = (xp.where(absent[i], values[i ^ 1], values[i]) for i in range(4))
+    # |means| <= 2**13: weights at most 2**14, sums below 2 * 2**15 * 2**14.
+    first = xp.where(absent[0] & absent[1], 0, abs(c - d) + 1)
+    second = xp.where(absent[2] & absent[3], 0, abs(a - b) + 1)
+    both = first + second
+    return (first * (a + b) + second * (c + d) + both) // xp.maximum(2 * both, 1)
 
 
 def choose(

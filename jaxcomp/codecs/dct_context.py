@@ -138,7 +138,7 @@ def logarithm(x: Int32[Array, "*any"]) -> Int32[Array, "*any"]:
     return 8 * e + ((x << 3) >> e) - 8
 
 
-def no_maps(capacity: int) -> UInt8[Array, "4 planes+1 capacity"]:
+def no_maps(capacity: int) -> UInt8[Array, "4 maps capacity"]:
     """Nothing is known yet."""
     return jnp.zeros((4, PLANES + 1, capacity), jnp.uint8)
 

@@ -54,7 +54,9 @@ def _means(differences, geometry):
     return means
 
 
-def planes_of(coefficients, modes, geometry) -> Int32[Array, "s 3 32 32"]:
+def planes_of(
+    coefficients, modes, geometry
+) -> tuple[Int32[Array, "s 3 32 32"], Int32[Array, "s 4"]]:
     """Decoded Y, U, V in 2**-VALUE_BITS, before restoration, and the modes by superblock."""
     padded = jnp.concatenate([coefficients, jnp.zeros((PLANES, 1), jnp.int32)], 1)
     cells = padded.T[geometry.members].reshape(-1, 4, 3, 16, 16)

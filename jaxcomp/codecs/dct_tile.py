@@ -9,6 +9,7 @@ import functools
 import struct
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp import coding
@@ -16,7 +17,7 @@ from jaxcomp.base import CorruptStream
 
 from . import dct_filter as filters
 from . import dct_symbols as symbols
-from .dct_coder import STEP_CLASSES, Choices, Model, choose, read
+from .dct_coder import STEP_BITS, STEP_CLASSES, Choices, Model, choose, read
 from .dct_context import CERTAIN, FREQUENCIES, PLANES
 from .dct_filter import MARGIN
 from .dct_geometry import CAPACITIES, SUPERBLOCK, Geometry, geometry
@@ -28,6 +29,11 @@ RATE_WEIGHT = 0.09  # lambda / step**2; 0.1155 at high rates is d(step**2 / 12) 
 _choose = jax.jit(choose, static_argnames="trace")
 _read = jax.jit(read)
 _synthesise = jax.jit(synthesise)
+
+
+def _run(program, *arguments):
+    """A program on arrays of the host, with its results there."""
+    return jax.tree.map(np.asarray, program(*jax.tree.map(jnp.asarray, arguments)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -42,15 +48,9 @@ def analyse(model: Model, tile: np.ndarray, step: int) -> Choices:
     """What to write for the samples u8[h, w, 3] of a tile, on the host."""
     grid = grid_of(*tile.shape[:2])
     blocks = _to_blocks(tile, len(grid.members))
-    choices = _choose(
-        model.network,
-        model.bits,
-        blocks,
-        grid._replace(order=()),
-        np.int32(step),
-        np.float32(RATE_WEIGHT),
-    )
-    return jax.tree.map(np.asarray, choices)
+    grid = grid._replace(order=())
+    weight = np.float32(RATE_WEIGHT)
+    return _run(_choose, model.network, model.bits, blocks, grid, np.int32(step), weight)
 
 
 def write(model: Model, choices: Choices) -> bytes:
@@ -110,18 +110,8 @@ def read_tile(model: Model, where: tuple, step: int, counts, packed: bytes, raw:
     order = np.zeros(PLANES, np.int32)
     order[: len(planes)] = planes
     stream = stream._replace(words=words, escapes=np.zeros(0, np.uint32))
-    modes, found, tables, finished = jax.tree.map(
-        np.asarray,
-        _read(
-            model.network,
-            model.tables,
-            stream,
-            grid._replace(order=()),
-            np.int32(step),
-            order,
-            np.int32(len(planes)),
-        ),
-    )
+    arguments = stream, grid._replace(order=()), np.int32(step), order, np.int32(len(planes))
+    modes, found, tables, finished = _run(_read, model.network, model.tables, *arguments)
     if not finished:
         raise CorruptStream(
             "expected the coded symbols to end where an encoder began; the file is damaged, or "
@@ -139,23 +129,22 @@ def samples(model, where, step, modes, planes, tables, values):
     coefficients = reconstruct(model.offsets, grid, step, planes, tables, values)
     rows, columns = -(-height // SUPERBLOCK), -(-width // SUPERBLOCK)
     index, stride = _canvas(rows, columns, len(grid.valid))
-    canvas = _synthesise(
-        coefficients,
-        modes,
-        grid._replace(order=()),
-        index,
-        np.int32(stride),
-        np.int32(step),
-        filters.join(model.weights[min(max(int(step >> 4).bit_length() - 4, 0), STEP_CLASSES - 1)]),
-    )
+    weights = filters.join(model.weights[_step_class(step)])
+    arguments = index, np.int32(stride), np.int32(step), weights
+    canvas = _run(_synthesise, coefficients, modes, grid._replace(order=()), *arguments)
     used = (rows * SUPERBLOCK + 2 * MARGIN) * stride
-    image = np.asarray(canvas)[:, :used].reshape(3, -1, stride)
+    image = canvas[:, :used].reshape(3, -1, stride)
     return image[:, MARGIN : MARGIN + height, MARGIN : MARGIN + width].transpose(1, 2, 0)
 
 
 @functools.lru_cache(maxsize=4)
 def _canvas(rows, columns, capacity):
     return filters.canvas_map(rows, columns, filters.canvas_size(capacity))
+
+
+def _step_class(step):
+    """dct_coder.step_class on the host."""
+    return min(max((step >> STEP_BITS).bit_length() - 4, 0), STEP_CLASSES - 1)
 
 
 def _to_blocks(tile, count):

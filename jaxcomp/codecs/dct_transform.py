@@ -4,10 +4,10 @@ Colour: Y = (R + G + B) / sqrt 3, U = (R - B) / sqrt 2, V = (R - 2 G + B) / sqrt
 128. It is orthonormal, so one step size for every coefficient minimises the squared RGB error.
 
 Blocks of 8, 16 or 32 pixels are written into one grid of 16x16 cells, coefficients of the same
-physical frequency at the same place: frequency u of the i-th 8-block of a cell at 2 u + i, frequency
-2 u + a of a 32-block at u in its a-th cell. In one dimension each of these is an orthonormal matrix.
-A Haar step joins the two means of 8-blocks, and splits mean and first frequency of 32-blocks, so
-that coefficient (0, 0) of a cell is always close to the cell's mean.
+physical frequency at the same place: frequency u of the i-th 8-block of a cell at 2 u + i, and
+frequency 2 u + a of a 32-block at u in its a-th cell. In one dimension each of these is an
+orthonormal matrix. A Haar step joins the two means of 8-blocks, and splits mean and first frequency
+of 32-blocks, so that coefficient (0, 0) of a cell is always close to the cell's mean.
 
 The inverse is int32: matrices in 2**-12, values in 2**-3, limited to +-2**16 before each of the two
 passes. A row of 32 has unit norm, so a sum is below 2**16 * 2**12 * sqrt(32) * 1.01 < 2**31.
