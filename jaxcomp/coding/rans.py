@@ -28,8 +28,8 @@ from jaxcomp.coding.stream import Stream, check_finished, choose_lanes, empty, s
 from jaxcomp.coding.tables import Tables
 from jaxcomp.kernels import rans_decode, rans_encode
 
-Integers = Int[Array | np.ndarray, "*shape"]
-Symbols = Int32[Array | np.ndarray, "*shape"]
+Integers = Int[Array | np.ndarray, "..."]
+Symbols = Int32[Array | np.ndarray, "..."]
 
 
 def encode(
