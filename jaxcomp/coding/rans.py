@@ -24,7 +24,13 @@ from jaxcomp.base import CapacityError, JaxcompError
 from jaxcomp.coding import concrete
 from jaxcomp.coding.escape import escape_code, escape_distance, intervals
 from jaxcomp.coding.layout import lay_out, split_steps
-from jaxcomp.coding.stream import Stream, check_finished, choose_lanes, empty, split_lanes
+from jaxcomp.coding.stream import (
+    INITIAL_HEAD,
+    Stream,
+    check_finished,
+    choose_lanes,
+    split_lanes,
+)
 from jaxcomp.coding.tables import Tables
 from jaxcomp.kernels import rans_decode, rans_encode
 
@@ -120,30 +126,36 @@ def pop(
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _encode(tables, symbols, index, lanes, capacity):
     groups, per_group = split_lanes(lanes)
-    worst = split_steps(symbols.size, groups, per_group) * per_group
-    escapes = symbols.size if tables.escape else 0
-    stream = empty(lanes, worst if capacity is None else capacity, escape_capacity=escapes)
-    return _push(stream, tables, symbols, index)
+    head = jnp.full((groups, per_group), INITIAL_HEAD, jnp.uint32)
+    return _code(tables, symbols, index, head, capacity)
 
 
 @jax.jit
 def _push(stream, tables, symbols, index):
-    groups, lanes = stream.head.shape
+    new = _code(tables, symbols, index, stream.head, None)
+    size, escape_size = stream.size + new.size, stream.escape_size + new.escape_size
+    overflow = stream.overflow | new.overflow | (size > stream.words.shape[1]).any()
+    words = jax.vmap(_append)(stream.words, stream.size, new.words, new.size)
+    escapes = stream.escapes
+    if tables.escape:
+        overflow |= escape_size > escapes.shape[0]
+        escapes = _append(escapes, stream.escape_size, new.escapes, new.escape_size)
+    return Stream(new.head, words, size, escapes, escape_size, overflow)
+
+
+def _code(tables, symbols, index, head, capacity):
+    """The words that pushing symbols onto these heads emits, by themselves."""
+    groups, lanes = head.shape
     entries, outside, bad = intervals(tables, symbols, index)
     no_operation = jnp.uint32(((1 << tables.precision) - 1) << 16)
     plane = lay_out(entries.reshape(-1), groups, lanes, fill=no_operation)
-    head, words, size = rans_encode.run(
-        stream.head, plane, plane.shape[1] * lanes, precision=tables.precision
-    )
-    overflow = stream.overflow | bad.any() | (stream.size + size > stream.words.shape[1]).any()
-    words = jax.vmap(_append)(stream.words, stream.size, words, size)
-    escapes, escape_size = stream.escapes, stream.escape_size
+    capacity = plane.shape[1] * lanes if capacity is None else capacity
+    head, words, size = rans_encode.run(head, plane, capacity, precision=tables.precision)
+    escapes, escape_size = jnp.zeros(0, jnp.uint32), jnp.zeros((), jnp.int32)
     if tables.escape:
         code = escape_code(tables, symbols, index)
-        new, count = _compact(code.reshape(-1), outside.reshape(-1))
-        overflow |= escape_size + count > escapes.shape[0]
-        escapes, escape_size = _append(escapes, escape_size, new, count), escape_size + count
-    return Stream(head, words, stream.size + size, escapes, escape_size, overflow)
+        escapes, escape_size = _compact(code.reshape(-1), outside.reshape(-1))
+    return Stream(head, words, size, escapes, escape_size, bad.any() | (size > capacity).any())
 
 
 @functools.partial(jax.jit, static_argnums=3)
