@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Int, Int32
 
 from jaxcomp.base import JaxcompError
+from jaxcomp.coding.layout import as_int32
 from jaxcomp.coding.rans import encode as encode_symbols
 from jaxcomp.coding.rans import pop
 from jaxcomp.coding.stream import LANES_PER_GROUP, Stream, check_finished, choose_lanes
@@ -38,8 +39,11 @@ def encode(
         )
     if lanes is None:
         lanes = min(LANES_PER_GROUP, choose_lanes(symbols.shape[0] * np.log2(alphabet) / 2))
-    tables, index = _tables(jnp.asarray(symbols, jnp.int32), alphabet)
-    return encode_symbols(tables, jnp.asarray(symbols, jnp.int32), index, lanes=lanes)
+    if lanes > LANES_PER_GROUP:
+        raise JaxcompError(f"lanes must be at most {LANES_PER_GROUP}, one group, got {lanes}")
+    symbols = jnp.asarray(as_int32(symbols, "symbols"))
+    tables, index = _tables(symbols, alphabet)
+    return encode_symbols(tables, symbols, index, lanes=lanes)
 
 
 def decode(stream: Stream, count: int, *, alphabet: int = 256) -> Int32[Array, " count"]:
@@ -47,7 +51,7 @@ def decode(stream: Stream, count: int, *, alphabet: int = 256) -> Int32[Array, "
     if stream.head.shape[0] != 1:
         raise JaxcompError(f"expected one group of lanes, got {stream.head.shape[0]}")
     symbols, rest = _pop(jax.tree.map(jnp.asarray, stream), count, alphabet)
-    if not isinstance(rest.overflow, jax.core.Tracer):
+    if not any(isinstance(x, jax.core.Tracer) for x in rest):
         check_finished(rest)
     return symbols
 

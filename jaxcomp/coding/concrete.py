@@ -35,7 +35,8 @@ def encode(
 ) -> Stream:
     """rans.encode on host arrays. Raises JaxcompError and CapacityError as it says."""
     symbols, index = _flat(symbols), None if index is None else _flat(index)
-    lanes = lanes or choose_lanes(estimate_bits(tables, symbols, index))
+    if lanes is None:
+        lanes = choose_lanes(estimate_bits(tables, symbols, index))
     groups, per_group = split_lanes(lanes)
     steps = round_up(split_steps(symbols.size, groups, per_group))
     place = functools.partial(lay_out, groups=groups, lanes=per_group, steps=steps)
@@ -65,6 +66,8 @@ def decode(
     tables: Tables, stream: Stream, index: np.ndarray | None, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, Stream]:
     """(symbols, what is left of the stream) on host arrays."""
+    if index is not None:
+        explain_index(tables, index)
     head, words, size, escapes, escape_size, _ = map(np.asarray, stream)
     groups, per_group = head.shape
     total = math.prod(shape)
@@ -112,15 +115,21 @@ def estimate_bits(tables: Tables, symbols: np.ndarray, index: np.ndarray | None)
     return float((tables.precision - np.log2(freq)).mean() * symbols.size)
 
 
+def explain_index(tables: Tables, index: np.ndarray) -> None:
+    """Raise JaxcompError for the first index out of range, if there is one."""
+    count = tables.entries.shape[0]
+    if index.size and (index.min() < 0 or index.max() >= count):
+        bad = np.flatnonzero((index < 0) | (index >= count))[0]
+        raise JaxcompError(
+            f"index must be 0 to {count - 1}, got {index.flat[bad]} at position {bad}"
+        )
+
+
 def explain(tables: Tables, symbols: np.ndarray, index: np.ndarray | None) -> None:
     """Raise JaxcompError for the first symbol or index out of range, if there is one."""
-    count, width = tables.entries.shape
+    width = tables.entries.shape[1]
     if index is not None:
-        bad = np.flatnonzero((index < 0) | (index >= count))
-        if len(bad):
-            raise JaxcompError(
-                f"index must be 0 to {count - 1}, got {index.flat[bad[0]]} at position {bad[0]}"
-            )
+        explain_index(tables, index)
     if tables.escape:
         return
     table = 0 if index is None else index
@@ -210,11 +219,12 @@ def _threads():
 
 def _by_groups(function, groups, *arrays):
     """function on equal ranges of groups (axis 0 of every array; None stays None), in threads."""
-    parts = min(groups, 1 << (os.cpu_count() or 1).bit_length() - 1)
-    each = groups // parts
-    ranges = [slice(i * each, (i + 1) * each) for i in range(parts)]
+    parts = min(groups, os.cpu_count() or 1)
+    ranges = [slice(i * groups // parts, (i + 1) * groups // parts) for i in range(parts)]
 
     def one(place):
-        return function(*(None if x is None else x[place] for x in arrays))
+        # Inside somebody's trace the host still has something concrete to do.
+        with jax.ensure_compile_time_eval():
+            return function(*(None if x is None else x[place] for x in arrays))
 
     return [one(ranges[0])] if parts == 1 else list(_threads().map(one, ranges))

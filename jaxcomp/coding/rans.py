@@ -23,7 +23,7 @@ from jaxtyping import Array, Int, Int32
 from jaxcomp.base import CapacityError, JaxcompError
 from jaxcomp.coding import concrete
 from jaxcomp.coding.escape import escape_code, escape_distance, intervals
-from jaxcomp.coding.layout import lay_out, split_steps
+from jaxcomp.coding.layout import as_int32, lay_out, split_steps
 from jaxcomp.coding.stream import (
     INITIAL_HEAD,
     Stream,
@@ -60,9 +60,9 @@ def encode(
     if _on_host(tables, symbols, index):
         symbols, index = np.asarray(symbols), None if index is None else np.asarray(index)
         return concrete.encode(tables, symbols, index, lanes=lanes, capacity=capacity)
-    lanes = lanes or choose_lanes(symbols.size)
+    lanes = choose_lanes(symbols.size) if lanes is None else lanes
     stream = _encode(tables, symbols, index, lanes, capacity)
-    if not isinstance(stream.overflow, jax.core.Tracer) and bool(stream.overflow):
+    if not _traced(stream) and bool(stream.overflow):
         concrete.explain(tables, np.asarray(symbols), None if index is None else np.asarray(index))
         raise CapacityError(
             f"expected at most {stream.words.shape[1]} words per group, got "
@@ -89,7 +89,7 @@ def decode(
         symbols, rest = concrete.decode(tables, stream, index, shape)
     else:
         symbols, rest = _pop(stream, tables, index, shape)
-    if not isinstance(rest.overflow, jax.core.Tracer):
+    if not _traced(rest):
         check_finished(rest)
     return symbols
 
@@ -209,20 +209,7 @@ def _compact(values, mask):
 
 def _check(tables, symbols, index):
     index, _ = _check_shape(tables, index, symbols.shape)
-    return _int32(symbols, "symbols"), index
-
-
-def _int32(values, name):
-    """values as int32: exactly, or not at all."""
-    if not jnp.issubdtype(values.dtype, jnp.integer):
-        raise JaxcompError(f"{name} must be integers, got {values.dtype}")
-    if values.dtype.itemsize > 4 and not isinstance(values, jax.core.Tracer):
-        values = np.asarray(values)
-        if values.size and (values.min() < -(1 << 31) or values.max() >= 1 << 31):
-            raise JaxcompError(
-                f"{name} must fit int32, got {values.min()} to {values.max()}; split them in two"
-            )
-    return values.astype(np.int32)
+    return as_int32(symbols, "symbols"), index
 
 
 def _check_shape(tables, index, shape):
@@ -233,10 +220,17 @@ def _check_shape(tables, index, shape):
             raise JaxcompError(
                 f"{tables.entries.shape[0]} tables need an index that chooses one per symbol"
             )
+        if any(n < 0 for n in shape):
+            raise JaxcompError(f"expected a shape, got {tuple(shape)}")
         return None, tuple(shape)
     if shape is not None and tuple(shape) != tuple(index.shape):
         raise JaxcompError(f"expected an index of shape {tuple(shape)}, got {tuple(index.shape)}")
-    return _int32(index, "index"), tuple(index.shape)
+    return as_int32(index, "index"), tuple(index.shape)
+
+
+def _traced(arrays):
+    """Whether anything can be looked at only later."""
+    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays))
 
 
 def _on_host(*arrays):

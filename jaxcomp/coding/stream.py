@@ -13,6 +13,7 @@ Bytes of a stream, little-endian, with no tables inside:
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32, UInt16, UInt32
@@ -85,7 +86,9 @@ def is_finished(stream: Stream) -> Bool[Array, "*batch"]:
 
 def check_finished(stream: Stream) -> None:
     """Raise CorruptStream unless is_finished, on concrete values."""
-    if not bool(jnp.all(is_finished(stream))):
+    with jax.ensure_compile_time_eval():  # the values are concrete, whatever is being traced
+        finished = bool(jnp.all(is_finished(stream)))
+    if not finished:
         raise CorruptStream(
             "expected every lane back at its initial state and no word left after decoding; the "
             "stream is corrupt, or these are not the tables and indices that it was encoded with"
@@ -162,7 +165,7 @@ def from_bytes(data: bytes) -> Stream:
     if 2 * total > len(data):
         raise CorruptStream(f"expected {total} words, got {len(data)} bytes")
     capacity = round_up(int(size.max()))
-    if groups * capacity > (1 << 22) + 256 * len(data):
+    if groups * capacity > (1 << 22) + 64 * len(data):
         raise CorruptStream(
             f"expected groups of similar sizes, got {groups} groups of up to {size.max()} words in "
             f"{len(data)} bytes"

@@ -27,6 +27,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Int32, UInt32
 
 from jaxcomp.base import JaxcompError
+from jaxcomp.coding.layout import as_int32
 
 # Directories above this many entries (16 MiB) cost more cache misses than a search costs compares.
 DIRECTORY_LIMIT = 1 << 22
@@ -69,7 +70,8 @@ def build_tables(
     pmf need not be normalised. offset is the value of column 0, one for all tables or one each.
     With escape, the last column is the probability that a value lies outside the table, and any
     int32 can be coded. Under a trace the integers are the same as on the host for the same
-    float32 pmf, but bad probabilities cannot be reported there: NaN and negative count as zero.
+    float32 pmf, but bad probabilities cannot be reported there: NaN, infinite and negative ones
+    count as zero.
 
     Raises JaxcompError for NaN, infinite, negative or all-zero rows, for no symbols, and for more
     symbols than 2**precision.
@@ -87,7 +89,10 @@ def build_tables(
         # A small table is built before a program for it would be compiled.
         build = functools.partial(_build, xp=np) if pmf.size <= HOST_LIMIT else _compiled
         entries, directory = build(pmf, precision, with_directory)
-    offset = jnp.broadcast_to(jnp.asarray(offset, jnp.int32), (tables,))
+    offset = as_int32(offset if hasattr(offset, "dtype") else np.asarray(offset), "offset")
+    if offset.shape not in ((), (tables,)):
+        raise JaxcompError(f"expected one offset or {tables}, got shape {offset.shape}")
+    offset = jnp.broadcast_to(offset, (tables,))
     directory = None if directory is None else jnp.asarray(directory)
     return Tables(jnp.asarray(entries), directory, offset, precision, escape)
 
@@ -109,6 +114,9 @@ def _check_shape(tables: int, symbols: int, precision: int, escape: bool) -> Non
 def _check_values(pmf: np.ndarray) -> np.ndarray:
     """The rows scaled so that float32 holds them, or a named error."""
     wide = pmf.astype(np.float64)
+    if pmf.dtype != np.float64:
+        # Subnormal float32 are zero, as they are under a trace.
+        wide = np.where(np.abs(wide) < np.finfo(np.float32).tiny, 0.0, wide)
     peak = wide.max(axis=1)
     bad = ~(np.isfinite(wide) & (wide >= 0)).all(axis=1) | ~(peak > 0)
     if bad.any():

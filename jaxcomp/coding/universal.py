@@ -12,6 +12,9 @@ import numpy as np
 
 from jaxcomp.base import CorruptStream, JaxcompError
 
+PIECE = 1 << 13  # codes unpacked at once
+LONGEST_PREFIX = 33  # bits: values below 2**32 have at most 32 zeros and a one
+
 
 def pack_bits(values: np.ndarray, lengths: np.ndarray) -> bytes:
     """Concatenate the `lengths[i]` low bits of each value, high bit first, padded to a byte."""
@@ -26,15 +29,24 @@ def pack_bits(values: np.ndarray, lengths: np.ndarray) -> bytes:
 def unpack_bits(data: bytes, lengths: np.ndarray) -> tuple[np.ndarray, int]:
     """The inverse of pack_bits: (uint64 values, bytes used). Raises CorruptStream when short."""
     lengths = np.asarray(lengths, np.int64)
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    used = -(-total // 8)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    used = -(-int(ends[-1]) // 8)
     if used > len(data):
         raise CorruptStream(f"expected {used} bytes of packed bits, got {len(data)}; truncated?")
-    bits = np.unpackbits(np.frombuffer(data, np.uint8, used), count=total).astype(np.uint64)
-    below = np.repeat(ends, lengths) - 1 - np.arange(total)
-    sums = np.concatenate([[0], np.cumsum(bits << below.astype(np.uint64), dtype=np.uint64)])
-    return sums[ends] - sums[ends - lengths], used
+    values = np.empty(len(lengths), np.uint64)
+    # A piece at a time: every bit becomes eight bytes on the way.
+    for first in range(0, len(lengths), PIECE):
+        piece = slice(first, first + PIECE)
+        start, stop = int(ends[first]), int(ends[min(first + PIECE, len(lengths))])
+        packed = np.frombuffer(data, np.uint8, -(-stop // 8) - start // 8, start // 8)
+        bits = np.unpackbits(packed)[start % 8 :][: stop - start].astype(np.uint64)
+        local, length = ends[1:][piece] - start, lengths[piece]
+        below = np.repeat(local, length) - 1 - np.arange(stop - start)
+        sums = np.zeros(stop - start + 1, np.uint64)
+        np.cumsum(bits << below.astype(np.uint64), out=sums[1:])
+        # Sums wrap, their differences do not.
+        values[piece] = sums[local] - sums[local - length]
+    return values, used
 
 
 def elias_gamma_encode(values: np.ndarray) -> bytes:
@@ -62,8 +74,9 @@ def exponential_golomb_encode(values: np.ndarray, k: int) -> bytes:
 
 def exponential_golomb_decode(data: bytes, count: int, k: int) -> tuple[np.ndarray, int]:
     """(values, bytes used) of `count` integers. Raises CorruptStream."""
-    zeros, used = _count_zeros(data, count)
-    if count and zeros.max() > 32:
+    # No code has a longer prefix, so the rest of the data need not be looked at.
+    zeros, used = _count_zeros(data[: -(-LONGEST_PREFIX * count // 8)], count)
+    if count and zeros.max() >= LONGEST_PREFIX:
         raise CorruptStream(f"expected integers below 2**32, got a prefix of {zeros.max()} zeros")
     rest, more = unpack_bits(data[used:], zeros + k)
     top = (np.uint64(1) << zeros.astype(np.uint64)) - np.uint64(1)
@@ -118,7 +131,7 @@ def _unary(zeros):
 def _count_zeros(data, count):
     """(zeros before each of the first `count` ones, bytes up to the last of them)."""
     if count > 8 * len(data):
-        raise CorruptStream(f"expected {count} codes, got {len(data)} bytes; truncated?")
+        raise CorruptStream(f"expected {count} codes in {8 * len(data)} bits; truncated?")
     ones = np.flatnonzero(np.unpackbits(np.frombuffer(data, np.uint8)))[:count]
     if len(ones) < count:
         raise CorruptStream(f"expected {count} codes, found {len(ones)}; truncated?")

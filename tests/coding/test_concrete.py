@@ -35,3 +35,34 @@ def test_arrays_of_jax_are_coded_like_those_of_numpy():
     tables, symbols, index = message()
     ours = encode(tables, jax.numpy.asarray(symbols[:999]), jax.numpy.asarray(index[:999]))
     assert to_bytes(ours) == to_bytes(encode(tables, symbols[:999], index[:999]))
+
+
+def test_any_number_of_groups_is_decoded(monkeypatch):
+    tables, symbols, index = message()
+    parts = [encode(tables, symbols[i::5][:1280], index[i::5][:1280], lanes=128) for i in range(5)]
+    joined = parts[0]._replace(
+        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in ("head", "size")},
+        words=np.concatenate([np.pad(p.words, ((0, 0), (0, 9))) for p in parts]),
+    )
+    expected = np.concatenate([symbols[i::5][:1280] for i in range(5)])
+    choice = np.concatenate([index[i::5][:1280] for i in range(5)])
+    for cores in (1, 2, 4):
+        monkeypatch.setattr(concrete.os, "cpu_count", lambda cores=cores: cores)
+        np.testing.assert_array_equal(decode(tables, joined, choice), expected)
+
+
+def test_constants_inside_a_trace_are_coded_when_it_is_traced():
+    tables, symbols, index = message()
+    symbols, index = symbols[:500], index[:500]
+    stream = encode(tables, symbols, index)
+
+    @jax.jit
+    def add(x):
+        again = encode(tables, symbols, index, lanes=stream.head.size)
+        return x + decode(tables, again, index), decode(tables, stream, index)
+
+    shifted, back = add(1)
+    np.testing.assert_array_equal(back, symbols)
+    np.testing.assert_array_equal(shifted, symbols + 1)
+    rows = jax.vmap(lambda i: decode(tables, stream, i))(np.stack([index, index]))
+    np.testing.assert_array_equal(rows, np.stack([symbols, symbols]))

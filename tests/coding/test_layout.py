@@ -1,9 +1,12 @@
 """Where symbol i sits is a promise: group i // (T L), step i // L % T, lane i % L."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxcomp.coding.layout import lay_out, split_steps
+import jaxcomp as jc
+from jaxcomp.coding.layout import as_int32, lay_out, split_steps
 
 
 def test_symbol_i_sits_where_it_always_sat():
@@ -23,3 +26,12 @@ def test_more_steps_move_nothing():
     np.testing.assert_array_equal(longer[:, :4], plane)
     assert not longer[:, 4:].any()
     np.testing.assert_array_equal(lay_out(jnp.asarray(flat), 2, 8, fill=0, steps=9), longer)
+
+
+def test_integers_become_int32_exactly_or_not_at_all():
+    assert as_int32(np.array([2**31 - 1], np.uint64), "symbols").dtype == np.int32
+    for values in (np.array([2**31], np.uint32), np.array([-(2**31) - 1]), np.array([1.0])):
+        with pytest.raises(jc.JaxcompError, match="symbols must"):
+            as_int32(values, "symbols")
+    with pytest.raises(jc.JaxcompError, match="under a trace"):
+        jax.jit(lambda x: as_int32(x, "symbols"))(jnp.zeros(3, jnp.uint32))

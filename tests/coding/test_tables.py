@@ -65,12 +65,22 @@ def test_wide_and_narrow_tables():
     check_tables(one)
     full = build_tables(np.random.default_rng(0).random(65536))
     assert (np.asarray(full.frequencies) == 1).all()
+    subnormal = np.array([[1e-40, 1e-39, 1.0]], np.float32)
+    traced = jax.jit(build_tables)(subnormal)
+    np.testing.assert_array_equal(build_tables(subnormal).entries, traced.entries)
     tiny = build_tables(np.array([1e-300, 3e-300]), precision=2)
     assert np.asarray(tiny.frequencies).tolist() == [[1, 3]]
 
 
 def test_ties_go_to_the_first():
     assert np.asarray(build_tables(np.ones(3), precision=3).frequencies).tolist() == [[3, 3, 2]]
+
+
+def test_offsets_fit_or_are_refused():
+    with pytest.raises(jc.JaxcompError, match="must fit int32"):
+        build_tables(np.ones((2, 3)), offset=np.array([2**40, 0]))
+    with pytest.raises(jc.JaxcompError, match="one offset or 2"):
+        build_tables(np.ones((2, 3)), offset=np.zeros(3, np.int32))
 
 
 def test_the_directory_finds_the_symbol_of_every_slot():

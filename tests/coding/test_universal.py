@@ -52,3 +52,15 @@ def test_bad_input_is_named():
     for data, count in ((b"", 1), (b"\x00" * 9, 1), (b"\x01", 1), (b"\xff", 9)):
         with pytest.raises(jc.CorruptStream, match="expected"):
             universal.exponential_golomb_decode(data, count, 8)
+
+
+def test_wide_fields_come_back_exactly_and_in_pieces():
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(0, 61, 20_000)
+    values = rng.integers(0, 1 << 62, 20_000).astype(np.uint64) & (
+        (np.uint64(1) << lengths.astype(np.uint64)) - np.uint64(1)
+    )
+    data = universal.pack_bits(values, lengths)
+    back, used = universal.unpack_bits(data, lengths)
+    assert back.dtype == np.uint64 and used == len(data)
+    np.testing.assert_array_equal(back, values)
