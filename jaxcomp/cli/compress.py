@@ -123,12 +123,16 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _names(photos: list[str]) -> list[str]:
-    """x.jpg -> x.jxc; where x.png exists too, x.jpg.jxc and x.png.jxc."""
+    """x.jpg -> x.jxc; where x.png exists too, x.jpg.jxc and x.png.jxc. No two are the same file."""
     stems = [os.path.splitext(name)[0] for name in photos]
-    return [
-        f"{stem if stems.count(stem) == 1 else name}.jxc"
-        for stem, name in zip(stems, photos, strict=True)
+    folded = [stem.casefold() for stem in stems]
+    names = [
+        f"{name if folded.count(fold) > 1 else stem}.jxc"
+        for name, stem, fold in zip(photos, stems, folded, strict=True)
     ]
+    if len({name.casefold() for name in names}) < len(names):  # a.jpg, a.png and a.jpg.png
+        return [f"{name}.jxc" for name in photos]
+    return names
 
 
 def _folder(arguments: argparse.Namespace) -> int:

@@ -10,8 +10,8 @@
 
 Integers are little-endian; a varint holds 7 bits per byte, low bits first, in the fewest bytes.
 Keys that nearly every file carries travel as one letter (ALIASES): a photo at 0.3 bit per pixel is
-15 kB, and every byte counts. Two of them are hashes: "model" and "tables" name the parameters and
-the coding tables that wrote the file, as eight hexadecimal digits.
+15 kB, and every byte counts. "model" is a hash, of the parameters and coding tables that wrote the
+file, as eight hexadecimal digits; "tables" is one of the tables alone, where they vary by file.
 
 This file needs the standard library only, and imports without jax. A file from a stranger is judged
 here first: every length is compared with the real size before anything of that length is allocated,
@@ -83,7 +83,7 @@ def pack(codec: str, header: dict[str, Any], sections: dict[str, bytes]) -> byte
     if problem:
         raise UnsupportedInput(f"the header cannot be written: {problem}")
     short = {ALIASES.get(key, key): value for key, value in header.items()}
-    text = json.dumps(short, separators=(",", ":"), allow_nan=False).encode("ascii")
+    text = _header_text(short)
     if len(text) > HEADER_LIMIT:
         raise UnsupportedInput(
             f"the header is {len(text)} bytes, the limit is {HEADER_LIMIT}; put data in a section"
@@ -298,10 +298,17 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     problem = _header_problem(header, DEPTH_LIMIT)
     if problem:
         _corrupt(f"the header cannot be believed: {problem}")
+    if _header_text(header) != text:
+        _corrupt("the header is not in compact form")
     long = {short: key for key, short in ALIASES.items()}
     if set(header) & set(ALIASES):
         _corrupt("the header spells out a key that travels as one letter")
     return {long.get(key, key): value for key, value in header.items()}
+
+
+def _header_text(header: dict[str, Any]) -> bytes:
+    """The one way to write a header."""
+    return json.dumps(header, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def _check_size(preamble: _Preamble, size: int) -> None:

@@ -88,3 +88,12 @@ def test_a_second_process_compiles_nothing(process, photo, tmp_path):
     assert status == 0 and err == "", err
     assert {path.name for path in cache.iterdir() if path.name.endswith("-cache")} == compiled
     assert Path("b.jxc").stat().st_size > 59
+
+
+def test_no_two_photos_of_a_folder_share_an_output():
+    from jaxcomp.cli.compress import _names
+
+    assert _names(["a.jpg", "b.png"]) == ["a.jxc", "b.jxc"]
+    assert _names(["A.jpg", "a.png", "b.png"]) == ["A.jpg.jxc", "a.png.jxc", "b.jxc"]
+    crossed = _names(["a.jpg", "a.png", "a.jpg.png"])
+    assert crossed == ["a.jpg.jxc", "a.png.jxc", "a.jpg.png.jxc"]

@@ -215,3 +215,11 @@ def test_headers_survive_as_json(tmp_path):
     header = {"text": '\ud800 " \\ [{', "list": [1, -2.5, None, False, {"deep": []}]}
     data = container.pack("dct", header, {})
     assert container.unpack(data).header == json.loads(json.dumps(header)) == header
+
+
+def test_a_header_that_pack_would_write_otherwise_is_refused():
+    data = container.pack("toy", {"shape": [1]}, {})
+    padded = data.replace(b'{"s":[1]}', b'{"s": [1]}').replace(b"\x09{", b"\x0a{")
+    padded = padded[:-4] + zlib.crc32(padded[:-4]).to_bytes(4, "little")
+    with pytest.raises(jc.CorruptStream, match="compact form"):
+        container.unpack(padded)
