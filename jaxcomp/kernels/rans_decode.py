@@ -145,6 +145,8 @@ def cuda(head, words, size, tables, index, count, *, precision, steps, interpret
             ahead = fetch(i + 1)
             for step, table in enumerate(now):
                 t = i * GPU_AHEAD + step
+                # A wrong index must not leave the tables: nothing below clamps it.
+                table = jnp.clip(table, 0, entries.shape[0] - 1)
                 slot = (x & ((1 << precision) - 1)).astype(jnp.int32)
                 symbol = find(table, slot)
                 entry = entries_ref[table, symbol]
