@@ -17,7 +17,6 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp import coding
@@ -34,6 +33,7 @@ QUALITIES = (1, 5, 10, 18, 25, 40, 60, 80, 90, 95, 100)
 STEPS = (400.0, 300.0, 170.0, 113.0, 93.0, 72.0, 57.0, 40.0, 28.0, 21.0, 5.0)
 MIN_STEP, MAX_STEP = 16, 16 * 400
 MAX_SIDE = 1 << 20
+RATE_TOLERANCE = 0.015  # how far below a rate target the search stops, relative
 
 
 def dct() -> Codec:
@@ -50,7 +50,7 @@ def init(key: Any = None) -> Model:
 
 def build(stored: dict[str, np.ndarray]) -> Model:
     """The model of the stored integers."""
-    network = Network(*(jnp.asarray(stored[name].astype(np.int32)) for name in Network._fields))
+    network = Network(*(stored[name].astype(np.int32) for name in Network._fields))
     tables = with_certainty(coding.build_tables(stored["frequencies"].astype(np.float64) + 1))
     offsets, weights = stored["offsets"].astype(np.int64), stored["weights"].astype(np.int32)
     return Model(network, tables, symbol_bits(tables), offsets, weights)
@@ -147,14 +147,26 @@ def _find_step(params, colour, *, quality=None, bpp=None):
     if quality is not None or not bpp > 0:
         raise JaxcompError(f"pass quality or a positive bpp, got {quality=} and {bpp=}")
     pixels, count = colour.shape[0] * colour.shape[1], len(tiles(*colour.shape[:2]))
-    target = bpp * pixels - 8 * count * (20 + 3 * tile.LANES)
+    return _search(params, colour, bpp * pixels - 8 * count * (20 + 3 * tile.LANES))
+
+
+def _search(params, colour, target):
+    """The least step that is found to need at most `target` bits; the largest if none does."""
     low, high = math.log(MIN_STEP), math.log(MAX_STEP)
-    for _ in range(9):
-        middle = (low + high) / 2
-        step = int(round(math.exp(middle)))
+    guess, slope = math.log(40 << STEP_BITS), -1.1  # d log(bits) / d log(step), nearly constant
+    last = None
+    for _ in range(8):
+        step = int(round(math.exp(guess)))
         bits = sum(float(choices.bits) for _, choices in _analyse(params, colour, step))
-        low, high = (low, middle) if bits <= target else (middle, high)
-    return int(math.ceil(math.exp(high)))
+        excess = math.log(bits) - math.log(max(target, 1))
+        low, high = (low, math.log(step)) if excess <= 0 else (math.log(step), high)
+        if -RATE_TOLERANCE <= excess <= 0 or math.exp(high) - math.exp(low) <= 1:
+            break
+        if last is not None and guess != last[0]:
+            slope = min(max((excess - last[1]) / (guess - last[0]), -3.0), -0.5)
+        last = guess, excess
+        guess = min(max(guess - (excess + RATE_TOLERANCE / 2) / slope, low), high)
+    return int(round(math.exp(high)))
 
 
 def _analyse(params, colour, step) -> Iterator[tuple[tuple[int, int, int, int], Choices]]:

@@ -174,7 +174,7 @@ def choose(
 
 
 # What a finer split must gain, in the unit of transform.choose_modes.
-MODE_BIAS = np.array([0.0, 2.0, 5.0, 5.0, 3.0], np.float32)
+MODE_BIAS = np.array([8.0, 2.0, 5.0, 5.0, 3.0], np.float32)
 
 
 def _symbol(magnitude):
@@ -241,14 +241,17 @@ def with_certainty(tables: Tables) -> Tables:
 
     build_tables gives every symbol a frequency of at least 1; here the others can never occur.
     """
-    directory = tables.directory.at[CERTAIN].set(0).at[CERTAIN, 0].set(0xFFFF0001)
-    entries = tables.entries.at[CERTAIN].set(0xFFFF0000)
+    entries, directory = np.array(tables.entries), np.array(tables.directory)
+    entries[CERTAIN] = 0xFFFF0000
+    directory[CERTAIN] = 0
+    directory[CERTAIN, 0] = 0xFFFF0001
+    entries, directory = jax.device_put((entries, directory))
     return replace(tables, entries=entries, directory=directory)
 
 
 def symbol_bits(tables: Tables) -> Float[np.ndarray, "tables symbols"]:
     """Cost of each symbol: its ideal code length, its sign and its raw bits."""
-    frequency = np.asarray(tables.frequencies, np.float64)
+    frequency = (np.asarray(tables.entries) >> 16) + 1.0
     extra = (np.arange(len(EDGES)) > 0) + EXTRA
     bits = tables.precision - np.log2(frequency)
     bits[:WHOLE_TABLE] += extra
