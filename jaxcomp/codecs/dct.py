@@ -27,10 +27,11 @@ from .dct_coder import STEP_BITS, Choices, Model, symbol_bits, with_certainty
 from .dct_context import Network
 from .dct_geometry import tiles
 
-# Steps at which the PSNR is near that of Pillow's JPEG at these qualities (fitted on train_photos;
-# above 95, where JPEG's subsampled chroma limits it, towards lossless instead).
+# Steps at which the PSNR is near that of Pillow's JPEG at these qualities: fitted on train_photos
+# up to 60. Above, subsampled chroma limits JPEG on such small photos more than on large ones, so
+# the steps fall faster there, towards lossless.
 QUALITIES = (1, 5, 10, 18, 25, 40, 60, 80, 90, 95, 100)
-STEPS = (400.0, 300.0, 170.0, 113.0, 93.0, 72.0, 57.0, 40.0, 28.0, 21.0, 5.0)
+STEPS = (400.0, 300.0, 170.0, 113.0, 93.0, 72.0, 57.0, 36.0, 23.0, 15.0, 4.0)
 MIN_STEP, MAX_STEP = 16, 16 * 400
 MAX_SIDE = 1 << 20
 RATE_TOLERANCE = 0.015  # how far below a rate target the search stops, relative
