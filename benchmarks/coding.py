@@ -31,6 +31,9 @@ from scipy.stats import norm
 
 from jaxcomp.coding import build_tables, concrete, decode, encode, from_bytes, to_bytes
 
+# Contenders take turns, so that a machine that slows down for a while does so for all of them.
+ROUNDS = 3
+
 HERE = Path(__file__).parent
 PEERS = {
     "tensorflow-compression": (".venv-tfc", "tensorflow_compression_coder.py"),
@@ -100,18 +103,28 @@ def peer(name, root, message, repeats):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def median_row(rows):
+    """One row of several rounds: median times; None where the peer is missing."""
+    if rows[0] is None:
+        return None
+    times = {way: statistics.median(row[way] for row in rows) for way in ("encode", "decode")}
+    return rows[0] | times
+
+
 def measure(title, count, sigmas, precision, root, repeats):
     tables, symbols, index = gaussian_message(count, sigmas, precision)
     frequencies = np.asarray(tables.frequencies)
     table_bits = (precision - np.log2(frequencies[index, symbols])).sum()
     ideal = -np.log2(gaussian_pmf(sigmas)[index, symbols]).sum() / 8
-    rows = {"jaxcomp": ours(tables, symbols, index, repeats)}
-    rows["constriction Gaussian"] = constriction_gaussian(symbols, sigmas[index], repeats)
+    rounds = []
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "message.npz")
         np.savez(path, frequencies=frequencies, precision=precision, symbols=symbols, index=index)
-        for name in PEERS:
-            rows[name] = peer(name, root, path, repeats)
+        for _ in range(ROUNDS):
+            rows = {"jaxcomp": ours(tables, symbols, index, repeats)}
+            rows["constriction Gaussian"] = constriction_gaussian(symbols, sigmas[index], repeats)
+            rounds.append(rows | {name: peer(name, root, path, repeats) for name in PEERS})
+    rows = {name: median_row([each[name] for each in rounds]) for name in rounds[0]}
     return {
         "title": title,
         "symbols": count,
@@ -187,7 +200,8 @@ def main() -> None:
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
     device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
     console.print(
-        f"{device}; Python {platform.python_version()}, {versions}; median of {options.repeats}"
+        f"{device}; Python {platform.python_version()}, {versions}; "
+        f"median of {ROUNDS} rounds of {options.repeats}"
     )
     scales = np.geomspace(0.3, 12, 64)
     runs = [
@@ -211,6 +225,7 @@ def main() -> None:
             "device": device,
             "versions": versions | {"python": platform.python_version()},
             "repeats": options.repeats,
+            "rounds": ROUNDS,
             "copy_bytes_per_second": bandwidth,
             "compile_seconds": compiling,
             "sample": concrete.SAMPLE,

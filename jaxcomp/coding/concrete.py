@@ -22,7 +22,7 @@ from jaxcomp.coding.stream import INITIAL_HEAD, Stream, choose_lanes, round_up, 
 from jaxcomp.coding.tables import Tables
 from jaxcomp.kernels import rans_lax
 
-SAMPLE = 1 << 16  # symbols looked at to estimate a message's size
+SAMPLE = 1 << 14  # symbols looked at to estimate a message's size
 
 
 def encode(
@@ -68,7 +68,8 @@ def decode(
     """(symbols, what is left of the stream) on host arrays."""
     if index is not None:
         explain_index(tables, index)
-    head, words, size, escapes, escape_size, _ = map(np.asarray, stream)
+    stream = Stream(*map(np.asarray, stream))
+    head, words, size, escapes, escape_size, _ = stream
     groups, per_group = head.shape
     total = math.prod(shape)
     steps = round_up(split_steps(total, groups, per_group))
@@ -94,9 +95,7 @@ def decode(
         escape_size = escape_size - np.int32(len(place))
         code = escapes[np.clip(escape_size + np.arange(len(place)), 0, max(len(escapes) - 1, 0))]
         # The escape column itself is already in the symbol; the sum wraps as int32 does.
-        symbols[place] += np.asarray(escape_distance(tables, code)) - np.int32(
-            tables.entries.shape[1] - 1
-        )
+        symbols[place] += escape_distance(tables, code) - np.int32(tables.entries.shape[1] - 1)
     return symbols.reshape(shape), stream._replace(head=head, size=size, escape_size=escape_size)
 
 
@@ -118,7 +117,7 @@ def estimate_bits(tables: Tables, symbols: np.ndarray, index: np.ndarray | None)
 def explain_index(tables: Tables, index: np.ndarray) -> None:
     """Raise JaxcompError for the first index out of range, if there is one."""
     count = tables.entries.shape[0]
-    if index.size and (index.min() < 0 or index.max() >= count):
+    if index.size and index.view(np.uint32).max() >= count:  # as unsigned, below 0 is too large
         bad = np.flatnonzero((index < 0) | (index >= count))[0]
         raise JaxcompError(
             f"index must be 0 to {count - 1}, got {index.flat[bad]} at position {bad}"
@@ -218,13 +217,14 @@ def _threads():
 
 
 def _by_groups(function, groups, *arrays):
-    """function on equal ranges of groups (axis 0 of every array; None stays None), in threads."""
+    """function on equal ranges of groups (axis 0 of every array; None stays None), in threads.
+
+    Even one range: a thread of its own is not inside what the caller may be tracing.
+    """
     parts = min(groups, os.cpu_count() or 1)
     ranges = [slice(i * groups // parts, (i + 1) * groups // parts) for i in range(parts)]
 
     def one(place):
-        # Inside somebody's trace the host still has something concrete to do.
-        with jax.ensure_compile_time_eval():
-            return function(*(None if x is None else x[place] for x in arrays))
+        return function(*(None if x is None else x[place] for x in arrays))
 
-    return [one(ranges[0])] if parts == 1 else list(_threads().map(one, ranges))
+    return list(_threads().map(one, ranges))

@@ -39,7 +39,8 @@ def escape_code(tables: Tables, symbols: Any, index: Any) -> UInt32[Array, "*sha
 
 def escape_distance(
     tables: Tables, code: UInt32[Array | np.ndarray, "*shape"]
-) -> Int32[Array, "*shape"]:
+) -> Int32[Array | np.ndarray, "*shape"]:
     """The distance from column 0 that an escape code stands for."""
-    beyond = (code >> 1).astype(jnp.int32) ^ -(code & 1).astype(jnp.int32)
-    return jnp.where(beyond >= 0, beyond + tables.entries.shape[1] - 1, beyond)
+    xp = np if isinstance(code, np.ndarray) else jnp
+    beyond = (code >> 1).astype(np.int32) ^ -(code & 1).astype(np.int32)
+    return xp.where(beyond >= 0, beyond + tables.entries.shape[1] - 1, beyond)

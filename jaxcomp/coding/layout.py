@@ -47,4 +47,4 @@ def as_int32(values: Any, name: str) -> Any:
             raise JaxcompError(
                 f"{name} must fit int32, got {values.min()} to {values.max()}; split them in two"
             )
-    return values.astype(np.int32)
+    return values.astype(np.int32, copy=False)

@@ -80,14 +80,19 @@ def is_finished(stream: Stream) -> Bool[Array, "*batch"]:
     A wrong table, a flipped bit or a truncation leaves a lane away from its initial state with
     probability about 1 - 2**-16 per lane.
     """
-    heads = jnp.all(stream.head == INITIAL_HEAD, (-2, -1))
-    return heads & jnp.all(stream.size == 0, -1) & (stream.escape_size == 0) & ~stream.overflow
+    return jnp.asarray(_finished(stream))
+
+
+def _finished(stream):
+    # Operators, not jax.numpy: for arrays of the host nothing is compiled.
+    empty = (stream.head == INITIAL_HEAD).all((-2, -1)) & (stream.size == 0).all(-1)
+    return empty & (stream.escape_size == 0) & ~stream.overflow
 
 
 def check_finished(stream: Stream) -> None:
     """Raise CorruptStream unless is_finished, on concrete values."""
     with jax.ensure_compile_time_eval():  # the values are concrete, whatever is being traced
-        finished = bool(jnp.all(is_finished(stream)))
+        finished = bool(_finished(stream).all())
     if not finished:
         raise CorruptStream(
             "expected every lane back at its initial state and no word left after decoding; the "

@@ -92,9 +92,10 @@ def build_tables(
     offset = as_int32(offset if hasattr(offset, "dtype") else np.asarray(offset), "offset")
     if offset.shape not in ((), (tables,)):
         raise JaxcompError(f"expected one offset or {tables}, got shape {offset.shape}")
-    offset = jnp.broadcast_to(offset, (tables,))
-    directory = None if directory is None else jnp.asarray(directory)
-    return Tables(jnp.asarray(entries), directory, offset, precision, escape)
+    xp = np if isinstance(offset, np.ndarray) else jnp
+    # Not asarray, which compiles a program for every shape.
+    arrays = jax.device_put((entries, directory, xp.broadcast_to(offset, (tables,))))
+    return Tables(*arrays, precision, escape)
 
 
 def _check_shape(tables: int, symbols: int, precision: int, escape: bool) -> None:
