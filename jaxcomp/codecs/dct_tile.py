@@ -95,11 +95,11 @@ def read_tile(model: Model, where: tuple, step: int, counts, packed: bytes, raw:
     """The samples u8[height, width, 3] of a tile. Raises CorruptStream."""
     grid = grid_of(*where[2:])
     capacity = len(grid.valid)
-    stream = coding.from_bytes(packed)
+    stream = coding.from_bytes(packed, max_escapes=0)
     room = (PLANES + 2) * capacity
-    if stream.head.shape != (1, LANES) or len(stream.escapes) or int(stream.size[0]) > room:
+    if stream.head.shape != (1, LANES) or int(stream.size[0]) > room:
         raise CorruptStream(
-            f"expected 1 group of {LANES} lanes with at most {room} words and no escapes, got "
+            f"expected 1 group of {LANES} lanes with at most {room} words, got "
             f"{stream.head.shape[0]} of {stream.head.shape[1]} with {int(stream.size.max())}"
         )
     words = np.zeros((1, room), np.uint16)

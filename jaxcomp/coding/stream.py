@@ -139,10 +139,12 @@ def to_bytes(stream: Stream) -> bytes:
     return b"".join(parts)
 
 
-def from_bytes(data: bytes) -> Stream:
+def from_bytes(data: bytes, *, max_escapes: int | None = None) -> Stream:
     """The stream of to_bytes; its arrays are NumPy's, on the host.
 
-    Raises CorruptStream for bytes that no encoder wrote, before allocating what they ask for.
+    max_escapes: how many a message of this kind can hold; unpacking takes up to 200 times the bytes
+    that they are packed in. Raises CorruptStream for bytes that no encoder wrote, and for more
+    escapes, before allocating what they ask for.
     """
     if not data or data[0] >> 5 != VERSION:
         raise CorruptStream(
@@ -176,12 +178,15 @@ def from_bytes(data: bytes) -> Stream:
             f"{len(data)} bytes"
         )
     words = np.zeros((groups, capacity), np.uint16)
-    flat = np.frombuffer(data, "<u2", total)
-    words[np.arange(capacity) < size[:, None].astype(np.int64)] = flat
+    ends = np.cumsum(size.astype(np.int64))
+    for row, part in zip(words, np.split(np.frombuffer(data, "<u2", total), ends[:-1]), strict=True):
+        row[: len(part)] = part
     data = data[2 * total :]
     escapes = np.zeros(0, np.uint32)
     if kind & 8:
         escape_count, data = _read_varint(data)
+        if max_escapes is not None and escape_count > max_escapes:
+            raise CorruptStream(f"expected at most {max_escapes} escapes, got {escape_count}")
         escapes, data = _read_golomb(data, escape_count)
     if data:
         raise CorruptStream(f"expected the end of the stream, got {len(data)} more bytes")

@@ -31,6 +31,7 @@ def test_streams_of_another_kind_are_refused():
     tables = build_tables(np.ones(3), escape=True)
     wide = to_bytes(encode(tables, np.zeros(99, np.int32), lanes=2 * tile.LANES))
     escaping = to_bytes(encode(tables, np.full(99, 7, np.int32), lanes=tile.LANES))
-    for packed in (wide, escaping):
-        with pytest.raises(CorruptStream, match=f"1 group of {tile.LANES} lanes"):
+    lanes = f"1 group of {tile.LANES} lanes"
+    for packed, expected in ((wide, lanes), (escaping, "at most 0 escapes")):
+        with pytest.raises(CorruptStream, match=expected):
             tile.read_tile(model, where, 160, [0, 0, 0], packed, b"")

@@ -1,5 +1,6 @@
 """Streams as bytes: golden bytes, short heads, lanes chosen from the message, hostile bytes."""
 
+import tracemalloc
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -78,6 +79,18 @@ def test_hostile_bytes_are_refused_or_come_out_bounded(data):
 def test_lies_about_sizes_are_refused(data):
     with pytest.raises(jc.CorruptStream, match="expected"):
         from_bytes(data)
+
+
+def test_more_escapes_than_a_message_can_hold_are_refused_before_they_are_unpacked():
+    tables = build_tables(np.ones(2), escape=True)
+    data = to_bytes(encode(tables, np.arange(50_000), lanes=1))
+    assert len(from_bytes(data, max_escapes=50_000).escapes) == 49_999
+    tracemalloc.start()
+    with pytest.raises(jc.CorruptStream, match="at most 9 escapes, got 49999"):
+        from_bytes(data, max_escapes=9)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(data)
 
 
 def test_wrong_tables_and_flipped_words_are_noticed():
