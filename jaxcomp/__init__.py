@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from jaxcomp.base import CapacityError as CapacityError
 from jaxcomp.base import Codec as Codec
 from jaxcomp.base import CorruptStream as CorruptStream
+from jaxcomp.base import EntropyModel as EntropyModel
 from jaxcomp.base import JaxcompError as JaxcompError
 from jaxcomp.base import Payload as Payload
 from jaxcomp.base import UnsupportedInput as UnsupportedInput
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
     from jaxcomp import cli as cli
     from jaxcomp import codecs as codecs
     from jaxcomp import coding as coding
+    from jaxcomp import entropy as entropy
     from jaxcomp import io as io
     from jaxcomp import kernels as kernels
     from jaxcomp import measures as measures
+    from jaxcomp import nets as nets
 
 __version__ = "0.1.0"
 
-_FOLDERS = ("cli", "codecs", "coding", "io", "kernels", "measures")
+_FOLDERS = ("cli", "codecs", "coding", "entropy", "io", "kernels", "measures", "nets")
 
 
 def __getattr__(name: str) -> ModuleType:

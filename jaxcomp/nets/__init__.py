@@ -1,0 +1,1 @@
+"""Layers that codecs share, in flax.linen, and their exact integer twins."""
