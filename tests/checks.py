@@ -9,17 +9,22 @@ from typing import Any
 
 import chex
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.base import Codec, Payload
+from jaxcomp.base import Codec, EntropyModel, Payload
 from jaxcomp.coding import Stream, Tables, decode, encode, from_bytes, is_finished, pop, to_bytes
+from jaxcomp.nets.fixed_point import dequantise, quantise
+from jaxcomp.nets.integer import to_integers
 
 # Symbols drawn from their tables, at precision 16: what a 32-bit state and 16-bit words cost.
 DRAWN = 1.003
 # Any sequence at all: the last symbol of a skewed table costs this much more than its ideal.
 WORST = 1.05
 LANE_BITS = 32
+# How far the bytes of integers may be from the bits that their entropy model says.
+RATE_TOLERANCE = 0.005
 
 
 def check_tables(tables: Tables) -> None:
@@ -76,6 +81,37 @@ def check_rate(
     return bits / ideal_bits
 
 
+def check_entropy_model(
+    model: EntropyModel, params: Any, symbols: np.ndarray, *side: np.ndarray, lanes: int = 16
+) -> float:
+    """Coding integers costs what bits says, to 0.5 % and 32 bits per lane; returns the ratio.
+
+    side must be at its quantised values already. The bytes are counted, escapes and header too. The
+    round trip is exact, with int32's extremes among the symbols as well. One trace per shape.
+    """
+    tables = model.tables(params)
+    check_tables(tables)
+    assert tables.escape
+    index = np.asarray(model.index(params, symbols.shape, *side))
+    assert index.dtype == np.int32 and index.shape == symbols.shape
+    chex.clear_trace_counter()
+    traced_once = jax.jit(chex.assert_max_traces(model.bits, n=1))
+    traced_once(params, jnp.zeros(symbols.shape, jnp.float32), *side)
+    bits = traced_once(params, jnp.asarray(symbols, jnp.float32), *side)
+    assert bits.dtype == jnp.float32 and bits.shape == symbols.shape
+    said = np.asarray(bits, np.float64).sum()
+    stream = check_round_trip(tables, symbols, index, lanes=lanes)
+    actual = 8 * len(to_bytes(stream))
+    assert abs(actual - said) <= RATE_TOLERANCE * said + LANE_BITS * lanes, (
+        f"{actual} bits where bits() says {said:.0f}, with {lanes} lanes"
+    )
+    strange = symbols.copy().reshape(-1)
+    strange[:: max(1, len(strange) // 100)] = -(1 << 31)
+    strange[1 :: max(1, len(strange) // 50)] = (1 << 31) - 1
+    check_round_trip(tables, strange.reshape(symbols.shape), index, lanes=lanes)
+    return actual / said
+
+
 def check_codec(codec: Codec, image: np.ndarray, **options: Any) -> tuple[np.ndarray, Payload]:
     """decode(p, encode(p, x)) == apply(p, x).x_hat, bit for bit; returns (x_hat, payload)."""
     params = codec.init()
@@ -97,3 +133,69 @@ def check_measure(measure: Callable[..., jax.Array], *arguments: np.ndarray) -> 
     np.testing.assert_allclose(traced_once(*arguments), value, rtol=1e-5)
     traced_once(*(argument[::-1] for argument in arguments))
     return value
+
+
+def float_primitives(function: Callable[..., Any], *arguments: Any) -> set[str]:
+    """The primitives in a function's jaxpr, inner ones too, that read or write a float."""
+    found = set()
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            inner = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
+            for each in filter(_is_jaxpr, inner):
+                walk(getattr(each, "jaxpr", each))
+            avals = [v.aval for v in (*equation.invars, *equation.outvars)]
+            if any(jnp.issubdtype(getattr(a, "dtype", jnp.int32), jnp.inexact) for a in avals):
+                found.add(str(equation.primitive))
+
+    walk(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return found
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr)
+
+
+def check_same_everywhere(function: Callable[..., Any], params: Any, x: Any) -> np.ndarray:
+    """function(params, x), and for it the same bits however and wherever it runs.
+
+    x has a leading batch of a multiple of 8. With and without jit, one by one, under vmap, with
+    XLA's fast math, with float32 and bfloat16 products by default, on eight devices, and on a GPU
+    where there is one.
+    """
+    expected = np.asarray(jax.jit(function)(params, x))
+    ways = {}
+    with jax.disable_jit():
+        ways["no jit"] = function(params, x)
+    one = jax.jit(function)
+    ways["batch 1"] = np.concatenate([one(params, x[i : i + 1]) for i in range(len(x))])
+    ways["vmap"] = jax.jit(jax.vmap(function, (None, 0)))(params, x)
+    fast = jax.jit(function).lower(params, x)
+    ways["fast math"] = fast.compile(compiler_options={"xla_cpu_enable_fast_math": True})(params, x)
+    for precision in ("float32", "bfloat16"):
+        with jax.default_matmul_precision(precision):
+            ways[precision] = jax.jit(function)(params, x)
+    mesh = jax.sharding.Mesh(np.array(jax.devices("cpu")[:8]), ("b",))
+    put = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("b"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    ways["8 devices"] = jax.jit(function)(jax.device_put(params, whole), jax.device_put(x, put))
+    for gpu in [device for device in jax.devices() if device.platform == "gpu"][:1]:
+        ways["gpu"] = jax.jit(function)(*jax.device_put((params, x), gpu))
+    for way, value in ways.items():
+        assert value.dtype == expected.dtype, way
+        np.testing.assert_array_equal(np.asarray(value), expected, err_msg=way)
+    return expected
+
+
+def check_integer_net(net: Any, variables: Any, x: np.ndarray, *, source: Any, target: Any) -> Any:
+    """A network of integer layers: no float when it runs, the same everywhere, and as trained.
+
+    x f32[8 n, ...] is what it is trained on. Returns what it runs with, and the integers it gives.
+    """
+    integers = to_integers(net, variables, x)
+    inputs = quantise(x, source)
+    assert not float_primitives(net.apply, integers, inputs)
+    y = check_same_everywhere(net.apply, integers, inputs)
+    assert y.dtype == target.dtype
+    np.testing.assert_array_equal(jax.jit(net.apply)(variables, x), dequantise(y, target))
+    return integers, y

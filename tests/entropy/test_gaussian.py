@@ -1,0 +1,18 @@
+"""The normal distribution: scipy's tails, gradients far out, the law."""
+
+from scipy import stats
+
+from jaxcomp.entropy import gaussian, gaussian_log_mass
+from tests.entropy.cases import check_bits_against, check_gradients, check_location_scale
+
+
+def test_bits_are_those_of_scipy():
+    check_bits_against(gaussian_log_mass, stats.norm)
+
+
+def test_gradients_far_out_and_near():
+    check_gradients(gaussian_log_mass)
+
+
+def test_the_law_at_every_scale():
+    check_location_scale(gaussian(), lambda rng, scale: rng.normal(0, scale))
