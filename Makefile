@@ -14,7 +14,7 @@ AOT_READY := .venv-aot/.ready
 # ptxas from the PATH, or from `pip install nvidia-cuda-nvcc` inside .venv-aot
 AOT_PATH = $$PATH:$(CURDIR)/.venv-aot/lib/python3.11/site-packages/nvidia/cu13/bin
 
-.PHONY: venv demo test test-slow test-aot lint format picture bench bench-peers clean
+.PHONY: venv demo test test-slow test-aot lint format picture bench bench-peers oracle-tfc clean
 
 venv: $(READY)
 
@@ -74,6 +74,10 @@ bench-peers: .venv-tfc/.ready .venv-peers/.ready
 	test -x .venv-tfc/bin/python || $(PYTHON311) -m venv .venv-tfc
 	.venv-tfc/bin/python -m pip install -qq --disable-pip-version-check tensorflow-compression==2.14.1
 	@touch $@
+
+# The reference numbers under tests/oracle, made by tensorflow-compression itself.
+oracle-tfc: .venv-tfc/.ready
+	TF_CPP_MIN_LOG_LEVEL=3 .venv-tfc/bin/python tests/oracle/make_tfc.py
 
 # CompressAI's coder is one extension module that needs NumPy only; torch is not installed.
 .venv-peers/.ready:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from jaxcomp.coding import adaptive as adaptive
     from jaxcomp.coding import bits_back as bits_back
     from jaxcomp.coding import container as container
+    from jaxcomp.coding import range_coder as range_coder
     from jaxcomp.coding import run_length as run_length
     from jaxcomp.coding import universal as universal
     from jaxcomp.coding.rans import decode as decode
@@ -28,7 +29,7 @@ _FILES = {
     "stream": ("Stream", "choose_lanes", "empty", "from_bytes", "is_finished", "to_bytes"),
     "tables": ("Tables", "build_tables"),
 }
-_MODULES = ("adaptive", "bits_back", "container", "run_length", "universal")
+_MODULES = ("adaptive", "bits_back", "container", "range_coder", "run_length", "universal")
 _FILE_OF = {name: file for file, names in _FILES.items() for name in names}
 
 
