@@ -9,9 +9,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adapters import mapped as mapped
+    from .adapters import rounded as rounded
+    from .adapters import soft_rounded as soft_rounded
     from .bounds import lower_bound as lower_bound
     from .bounds import upper_bound as upper_bound
     from .channelwise import channelwise as channelwise
+    from .dither import dither as dither
+    from .dither import dither_index as dither_index
+    from .dither import dither_value as dither_value
+    from .dither import universal_dequantise as universal_dequantise
+    from .dither import universal_quantise as universal_quantise
     from .factorized import factorized as factorized
     from .factorized import factorized_log_mass as factorized_log_mass
     from .gaussian import gaussian as gaussian
@@ -25,17 +33,41 @@ if TYPE_CHECKING:
     from .location_scale import scale_table as scale_table
     from .logistic import logistic as logistic
     from .logistic import logistic_log_mass as logistic_log_mass
+    from .noise import add_uniform_noise as add_uniform_noise
+    from .perturb import perturb_and_apply as perturb_and_apply
+    from .rounding import dequantise as dequantise
+    from .rounding import quantisation_offset as quantisation_offset
+    from .rounding import quantise as quantise
+    from .rounding import straight_through_round as straight_through_round
+    from .shifted import shifted as shifted
+    from .shifted import universal as universal
+    from .soft_round import soft_round as soft_round
+    from .soft_round import soft_round_conditional_mean as soft_round_conditional_mean
+    from .soft_round import soft_round_inverse as soft_round_inverse
     from .tails import find_tails as find_tails
 
 _NAMES = {
+    "adapters": ("mapped", "rounded", "soft_rounded"),
     "bounds": ("lower_bound", "upper_bound"),
     "channelwise": ("channelwise",),
+    "dither": (
+        "dither",
+        "dither_index",
+        "dither_value",
+        "universal_dequantise",
+        "universal_quantise",
+    ),
     "factorized": ("factorized", "factorized_log_mass"),
     "gaussian": ("gaussian", "gaussian_log_mass"),
     "interval": ("noisy_bits", "scaled"),
     "laplace": ("laplace", "laplace_log_mass"),
     "location_scale": ("location_scale", "scale_index", "scale_table"),
     "logistic": ("logistic", "logistic_log_mass"),
+    "noise": ("add_uniform_noise",),
+    "perturb": ("perturb_and_apply",),
+    "rounding": ("dequantise", "quantisation_offset", "quantise", "straight_through_round"),
+    "shifted": ("shifted", "universal"),
+    "soft_round": ("soft_round", "soft_round_conditional_mean", "soft_round_inverse"),
     "tails": ("find_tails",),
 }
 _HOME = {name: file for file, names in _NAMES.items() for name in names}
