@@ -1,7 +1,7 @@
 """Masses, bits, tails and tables against tensorflow-compression, computed in float64 by it.
 
 Tolerances: 2e-7 for a probability; 2e-6 bits plus as much of the bits, hundreds of them in tails;
-quantiles 2e-6 of max(1, |quantile|).
+quantiles 2e-6 plus as much of them, 3e-5 where the reference descends a gradient and stops early.
 """
 
 import numpy as np
@@ -60,7 +60,8 @@ def test_tails(name):
     case = MODELS[name]
     tails = entropy.find_tails(log_mass_of(name), len(case["cdf_offset"]), TAIL_MASS)
     for ours, theirs in zip(tails, (case["lower_tail"], case["upper_tail"]), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-6, rtol=2e-6)
+        tolerance = 3e-5 if name in FACTORIZED else 2e-6
+        np.testing.assert_allclose(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
 def rows_of(case):

@@ -59,7 +59,7 @@ def deep_factorized(cls, seed, **options):
 def distributions(out):
     x = double(np.linspace(-12.0, 12.0, 49)[:, None])
     for name, cls, seed, options in (
-        ("deep_factorized", tfc.NoisyDeepFactorized, 2, {}),
+        ("deep_factorized", tfc.NoisyDeepFactorized, 2, {"init_scale": 1.0}),
         ("deep_factorized_deep", tfc.NoisyDeepFactorized, 3, {"num_filters": (3, 2, 4)}),
         ("rounded_deep_factorized", tfc.NoisyRoundedDeepFactorized, 4, {}),
         (
