@@ -78,3 +78,11 @@ def test_perturb_and_apply_has_the_expected_slope(kind):
     for ours, what in zip(by, ("x", "slope"), strict=True):
         np.testing.assert_allclose(ours, case[f"{kind}_{what}"], atol=1e-5)
     assert np.abs(case["expected_x"] - case["plain_x"]).max() > 0.1
+
+
+def test_rounding_noisy_values_is_stochastic_rounding():
+    """Their stochastic_round has no reference numbers but its law: to a neighbour, unbiased."""
+    x = jnp.full(40_000, 2.3)
+    rounded = np.asarray(entropy.quantise(entropy.add_uniform_noise(jax.random.key(0), x)))
+    assert set(rounded.tolist()) == {2, 3}
+    assert abs(rounded.mean() - 2.3) < 4 * np.sqrt(0.3 * 0.7 / x.size)

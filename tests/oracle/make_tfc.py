@@ -1,7 +1,8 @@
 """Reference numbers of tensorflow-compression 2.14.1, in an environment of its own.
 
 `make oracle-tfc` writes tfc_strings.npz, tfc_models.npz, tfc_operators.npz and tfc_layers.npz
-beside this file, and prints each array with its shape. Every key reads <case>/<what>. All is
+beside this file, prints each array with its shape, and writes the library's public names to
+tfc_public_names.txt, each of which docs/parity.md must answer. Keys read <case>/<what>. All is
 float64 where the library allows it, so that errors are ours alone; inputs come with outputs.
 """
 
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_compression as tfc
 from tfc_layers import layers
 from tfc_models import models
 from tfc_operators import operators
@@ -37,5 +39,9 @@ def save(name, arrays):
 
 if __name__ == "__main__":
     print(f"TensorFlow {tf.__version__}, NumPy {np.__version__}")
+    names = [
+        name for name in dir(tfc) if name[0] != "_" and not hasattr(getattr(tfc, name), "__path__")
+    ]
+    (HERE / "tfc_public_names.txt").write_text("\n".join(names) + "\n")
     for part in sys.argv[1:] or PARTS:
         save(f"tfc_{part}", PARTS[part]())
