@@ -1,0 +1,187 @@
+"""Layers that train in floats and run in integers: the same network, the same values.
+
+    net = Context()                                   # IntegerConv and IntegerDense inside
+    params = net.init(key, x)                         # floats; train with any optimizer
+    integers = to_integers(net, params, x)            # once; these travel with the model
+    y = net.apply(integers, quantise(x, FEATURES))    # no float anywhere: the same on any device
+
+A layer given floats fake-quantises its input to `source`, computes with the integers that its
+kernel and bias would become, and returns the values of `target`; see integer_layer.py for its
+gradient. Given integers of `source`, it runs on the stored integers and returns integers of
+`target`. Training therefore sees exactly what a decoder will compute.
+
+Between layers keep to what means the same for both: reshape, transpose, concatenate, slice,
+`resample`, and `fixed_point.add` and `rescale`.
+
+Johannes Balle, Nick Johnston and David Minnen, Integer networks for data compression with
+latent-variable models, ICLR 2019; Benoit Jacob et al., Quantization and training of neural networks
+for efficient integer-arithmetic-only inference, CVPR 2018.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Num
+
+from jaxcomp.base import JaxcompError
+from jaxcomp.nets.fixed_point import (
+    FixedPoint,
+    check,
+    dequantise,
+    fake_quantise,
+    is_integer,
+    quantise,
+    saturate,
+)
+from jaxcomp.nets.fixed_point import add as add
+from jaxcomp.nets.fixed_point import rescale as rescale
+from jaxcomp.nets.integer_layer import FEATURES, Mask, Options, integers_of, run, train
+from jaxcomp.nets.integer_weights import IntegerWeights
+
+COLLECTION = "integers"
+
+
+class _Layer(nn.Module):
+    """What dense and convolutional layers share: parameters, the two modes, and the conversion."""
+
+    def layer(self, x: Any, shape: tuple[int, ...], options: Options) -> jax.Array:
+        check(options.source, most=16)
+        check(options.target)
+        converting = self.is_mutable_collection(COLLECTION)  # init makes all collections mutable
+        if is_integer(x) and not converting:
+            return run(self._stored(shape), x, options)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", self.bias_init, shape[-1:])
+        if options.mask is not None:
+            kernel = kernel * np.asarray(options.mask, np.float32)[:, :, None, None]
+        if is_integer(x):
+            x = dequantise(x, options.source)
+        if converting and not self.is_initializing():
+            stored = integers_of(kernel, bias, options)
+            for name, value in stored._asdict().items():
+                self.put_variable(COLLECTION, name, value)
+        return train(fake_quantise(x, options.source), kernel, bias, options)
+
+    def _stored(self, shape):
+        if not self.has_variable(COLLECTION, "weights"):
+            raise JaxcompError(
+                f"layer {self.name!r} was given integers but has none of its own; "
+                "pass what to_integers returns, or floats to train"
+            )
+        layer = IntegerWeights(
+            *(self.get_variable(COLLECTION, name) for name in IntegerWeights._fields)
+        )
+        if layer.weights.shape != shape:
+            raise JaxcompError(f"expected integer weights {shape}, got {layer.weights.shape}")
+        return layer
+
+
+class IntegerDense(_Layer):
+    """y[..., features] = W x + b from grid to grid, in floats or integers."""
+
+    features: int
+    source: FixedPoint = FEATURES
+    target: FixedPoint = FEATURES
+    relu: bool = False
+    weight_bits: int = 8
+    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
+    bias_init: Callable[..., Any] = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Num[Array | np.ndarray, "*batch c"]) -> Num[Array, "*batch f"]:
+        options = Options(self.source, self.target, self.relu, self.weight_bits)
+        return self.layer(x, (x.shape[-1], self.features), options)
+
+
+class IntegerConv(_Layer):
+    """Convolution of stride 1 that keeps the size, [..., h, w, c] -> [..., h, w, features].
+
+    mask: which taps of the kernel are used, nested tuples of booleans (hashable), see
+    checkerboard_mask.
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    source: FixedPoint = FEATURES
+    target: FixedPoint = FEATURES
+    relu: bool = False
+    weight_bits: int = 8
+    groups: int = 1
+    mask: Mask | None = None
+    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
+    bias_init: Callable[..., Any] = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Num[Array | np.ndarray, "*batch h w c"]) -> Num[Array, "*batch h w f"]:
+        if x.ndim < 3 or x.shape[-1] % self.groups:
+            raise JaxcompError(
+                f"expected [..., h, w, c] with c a multiple of {self.groups}, got {x.shape}"
+            )
+        shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
+        options = Options(
+            self.source, self.target, self.relu, self.weight_bits, self.groups, self.mask
+        )
+        return self.layer(x, shape, options)
+
+
+class TableActivation(nn.Module):
+    """Any scalar function between grids: 2**bits integers, looked up. Its gradient is its own."""
+
+    function: Callable[[jax.Array], jax.Array]
+    source: FixedPoint = FEATURES
+    target: FixedPoint = FEATURES
+
+    @nn.compact
+    def __call__(self, x: Num[Array | np.ndarray, "*shape"]) -> Num[Array, "*shape"]:
+        check(self.source, most=8)
+        check(self.target)
+        converting = self.is_mutable_collection(COLLECTION)
+        if is_integer(x) and not converting:
+            if not self.has_variable(COLLECTION, "table"):
+                raise JaxcompError("expected the integers of to_integers, got none; pass them")
+            row = saturate(x, self.source).astype(jnp.int32) - self.source.low
+            return self.get_variable(COLLECTION, "table")[row]
+        if is_integer(x):
+            x = dequantise(x, self.source)
+        if converting and not self.is_initializing():
+            every = jnp.arange(self.source.low, self.source.high + 1, dtype=jnp.int32)
+            values = self.function(dequantise(every, self.source))
+            self.put_variable(COLLECTION, "table", quantise(values, self.target))
+        return fake_quantise(self.function(fake_quantise(x, self.source)), self.target)
+
+
+def to_integers(net: nn.Module, variables: Any, *example: Any, **options: Any) -> dict[str, Any]:
+    """The integers of every integer layer of a network: variables for net.apply on integers.
+
+    example and options are arguments of net.apply that reach every layer; only shapes matter. Run
+    it once after training: the integers, not the floats, are what encoder and decoder share.
+    Raises JaxcompError for parameters that are not finite.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get("params", {})):
+        if not np.isfinite(np.asarray(leaf, np.float32)).all():
+            name = jax.tree_util.keystr(path)
+            raise JaxcompError(
+                f"expected finite parameters, got NaN or infinity in {name}; retrain"
+            )
+
+    @jax.jit
+    def convert(variables):
+        return net.apply(variables, *example, mutable=[COLLECTION], **options)[1]
+
+    made = convert(variables)
+    if COLLECTION not in made:
+        raise JaxcompError("expected a network with integer layers, got one without any")
+    return {COLLECTION: made[COLLECTION]}
+
+
+def checkerboard_mask(size: int) -> Mask:
+    """The taps of a size x size kernel at an odd distance from its centre: the other colour.
+
+    He et al., Checkerboard context model for efficient learned image compression, CVPR 2021.
+    """
+    centre = size // 2
+    return tuple(tuple((i + j - 2 * centre) % 2 == 1 for j in range(size)) for i in range(size))
