@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from jaxcomp.base import UnsupportedInput
-from tests.checks import check_codec, check_measure
+from jaxcomp.nets.integer import FEATURES
+from tests.checks import check_codec, check_entropy_model, check_integer_net, check_measure
+from tests.nets.cases import random_variables
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -53,6 +55,22 @@ def test_codecs(module):
     decoded, payload = check_codec(module("codecs").halves(), image)
     assert np.abs(decoded.astype(int) - image).max() == 1
     assert len(payload.sections["symbols"]) < image.size * 0.95
+
+
+def test_entropy(module):
+    model = module("entropy").uniform(2)
+    params = model.init()
+    symbols = np.random.default_rng(0).integers(-9, 10, (5000, 2), dtype=np.int32)
+    check_entropy_model(model, params, symbols)
+    assert abs(float(model.bits(params, symbols.astype(np.float32)).mean()) - np.log2(20)) < 1e-3
+
+
+def test_nets(module):
+    net = module("nets").Refine()
+    x = np.random.default_rng(0).normal(0, 2, (8, 4, 5, 6)).astype(np.float32)
+    variables = random_variables(net, x)
+    _, y = check_integer_net(net, variables, x, source=FEATURES, target=FEATURES)
+    assert len(np.unique(y)) > 50
 
 
 def test_kernels(module):
