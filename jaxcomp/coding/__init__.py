@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxcomp.coding import container as container
     from jaxcomp.coding import range_coder as range_coder
     from jaxcomp.coding import run_length as run_length
+    from jaxcomp.coding import run_length_string as run_length_string
     from jaxcomp.coding import universal as universal
     from jaxcomp.coding.rans import decode as decode
     from jaxcomp.coding.rans import encode as encode
@@ -29,7 +30,15 @@ _FILES = {
     "stream": ("Stream", "choose_lanes", "empty", "from_bytes", "is_finished", "to_bytes"),
     "tables": ("Tables", "build_tables"),
 }
-_MODULES = ("adaptive", "bits_back", "container", "range_coder", "run_length", "universal")
+_MODULES = (
+    "adaptive",
+    "bits_back",
+    "container",
+    "range_coder",
+    "run_length",
+    "run_length_string",
+    "universal",
+)
 _FILE_OF = {name: file for file, names in _FILES.items() for name in names}
 
 

@@ -219,7 +219,7 @@ def sparse(out):
             out[f"{name}/string_{line}"] = string
     symbols = np.round(y[0]).astype(np.int32)
     symbols[:3] = 0, -(2**31) + 1, 2**31 - 1
-    for case, (run, magnitude, both) in enumerate(((-1, -1, False), (2, -1, True), (-1, 18, True))):
+    for case, (run, magnitude, both) in enumerate(((-1, -1, False), (2, -1, True), (-1, 27, True))):
         out[f"run_length_{case}/options"] = [run, magnitude, both]
         out[f"run_length_{case}/symbols"] = symbols
         out[f"run_length_{case}/string"] = tfc.run_length_encode(
