@@ -22,7 +22,7 @@ from jaxtyping import Int, Int32
 from jaxcomp.base import CorruptStream, JaxcompError
 from jaxcomp.coding.layout import as_int32
 
-MOST_BITS = 1 << 33  # a string of 1 GiB
+MOST_BITS = 1 << 28  # of unary prefixes: every bit is a byte or two on the way
 GAMMA = -1  # what the original calls the parameter of a gamma code
 
 
@@ -36,7 +36,7 @@ def encode(
     """The string of these int32, in order. Codes: a Rice parameter 0 to 30, or -1 for gamma.
 
     The defaults are what PowerLawEntropyModel writes. Raises JaxcompError for -2**31 as a gamma
-    code, and for Rice codes of more than 2**33 bits.
+    code, and for Rice codes with more than 2**28 zeros.
     """
     _check_codes(run_code, magnitude_code)
     values = as_int32(np.asarray(values), "values").reshape(-1).astype(np.int64)
@@ -44,8 +44,7 @@ def encode(
         raise JaxcompError(
             "expected values above -2**31, which no gamma code holds; use Rice codes"
         )
-    shift = max(magnitude_code, 0)
-    if values.size and (np.abs(values) >> shift).sum() > MOST_BITS:
+    if magnitude_code != GAMMA and (np.abs(values) >> magnitude_code).sum() > MOST_BITS:
         raise JaxcompError(f"magnitude_code={magnitude_code} makes too long a string; raise it")
     codes, at, least = [], 0, 0
     ends = np.flatnonzero(np.diff(values != 0, append=values[-1:] == 0)) + 1

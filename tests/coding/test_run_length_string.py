@@ -63,6 +63,13 @@ def test_a_string_decodes_only_if_the_encoder_wrote_it(string, count, options):
     assert run_length_string.encode(values, **options) == string
 
 
+def test_gamma_codes_take_any_number_of_large_values():
+    values = np.full(300, (1 << 31) - 1)
+    string = run_length_string.encode(values)
+    assert len(string) == 300 * (1 + 1 + 61) // 8 + 1
+    np.testing.assert_array_equal(run_length_string.decode(string, (300,)), values)
+
+
 def test_sparse_values_take_few_bytes():
     values = np.zeros(10_000, np.int32)
     values[::100] = 3
