@@ -55,7 +55,7 @@ def row_tables(
         return jnp.exp(log_mass(params, low, high))
 
     def tables(params):
-        _refuse_tracers(params)
+        refuse_tracers(params)
         first, last = _range(functools.partial(find, params), rows, tail_mass, maximum_symbols)
         width = int((last - first).max()) + 1
         # Narrow rows are as wide as the widest: to both sides.
@@ -86,7 +86,8 @@ def _range(find, rows, tail_mass, maximum_symbols):
         mass = np.where(wide, 1 - (1 - mass) * 0.95, mass)
 
 
-def _refuse_tracers(params):
+def refuse_tracers(params: Any) -> None:
+    """Raise JaxcompError if params are traced: tables are made on the host, once per model."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
         raise JaxcompError(
             "expected concrete params, got traced ones; call tables(params) outside jit and pass "

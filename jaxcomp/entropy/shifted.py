@@ -46,7 +46,8 @@ def universal(model: EntropyModel, *rows: Array | np.ndarray, levels: int = 16) 
         return model.bits(params, y + dither_value(dither_index, levels), *side)
 
     def tables(params):
-        every = np.asarray(dither_value(np.arange(levels), levels))
+        with jax.ensure_compile_time_eval():
+            every = np.asarray(dither_value(np.arange(levels), levels))
         return _moved(model, params, rows, every[:, None])
 
     def index(params, shape, dither_index, *side):
