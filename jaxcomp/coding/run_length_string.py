@@ -12,8 +12,9 @@ or Rice codes of n; magnitudes are gamma codes of m or Rice codes of m - 1.
     gamma(v)     z zeros, a one, the z bits of v below its top one
     Rice k (v)   v >> k zeros, a one, the k low bits of v
 
-Elias 1975; Rice 1979. Host functions on NumPy arrays, one code at a time. The original spoils some
-Rice codes of more than 57 zeros (it shifts 64 bits by 64) and cannot read them back; these differ.
+Elias 1975; Rice 1979. The original spoils some Rice codes of more than 57 zeros (it shifts 64 bits
+by 64) and cannot read them back; these differ. Host functions on NumPy arrays; about 0.5 M values
+per second.
 """
 
 import numpy as np
