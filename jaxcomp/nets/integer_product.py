@@ -3,11 +3,11 @@
 Integer sums do not depend on their order, so every device, batch size and flag agrees, as long as
 the work really is sums of integer products: no Winograd or FFT, no floats. Two ways to do it:
 
-    cpu      XLA's own int8 convolution, which runs as int8 dots (3x3, 192 -> 192 on 48x96: 480 to
-             720 GOP/s on two AVX-512 cores, 5x5 1190 to 1290), where unfolded patches and a dot
-             reach 200 to 475 and 200 to 430, and float32 90
-    others   patches unfolded, and one int8 dot: what a GPU library would choose is not known to be
-             exact
+    cpu      XLA's own int8 convolution, which runs as int8 dots. Best and median of 7 on two busy
+             AVX-512 cores, GOP/s: 3x3, 192 -> 192 on 48x96: 720, 530; 5x5: 1290, 1190. Patches and
+             a dot: 400, 200; 230, 200. Float32 convolution: 90
+    others   patches unfolded, and one int8 dot: what a GPU library would choose for an integer
+             convolution is not known to be exact
 
 Where the kernel is 1x1 both are one dot. 16-bit numbers are two int8 digits in base 256, each pair
 of digits one product; sums wrap modulo 2**32, so only the final sum has to fit 31 bits. Grouped
