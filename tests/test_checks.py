@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -72,3 +73,29 @@ def test_check_measure_sees_a_retrace_and_a_difference_under_jit():
 
     with pytest.raises(AssertionError):
         checks.check_measure(differs_under_jit, x, x)
+
+
+def test_float_primitives_sees_a_float_inside_a_loop():
+    def doubled(x):
+        return jax.lax.fori_loop(0, 3, lambda i, x: x * 2, x)
+
+    def halved(x):
+        return jax.lax.fori_loop(0, 3, lambda i, x: (x * 0.5).astype(jnp.int32), x)
+
+    x = np.arange(8, dtype=np.int32)
+    assert not checks.float_primitives(jax.jit(doubled), x)
+    assert "mul" in checks.float_primitives(jax.jit(halved), x)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda params, x: x - x.max(),  # depends on its batch
+        lambda params, x: x + (0 if isinstance(x, jax.core.Tracer) else 1),  # differs under jit
+    ],
+)
+def test_check_same_everywhere_sees_a_dependence(wrong):
+    x = np.arange(16, dtype=np.int32).reshape(8, 2)
+    checks.check_same_everywhere(lambda params, x: x + params, np.int32(1), x)
+    with pytest.raises(AssertionError):
+        checks.check_same_everywhere(wrong, np.int32(1), x)
