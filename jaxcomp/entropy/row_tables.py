@@ -22,8 +22,10 @@ from jaxcomp.entropy.tails import tail_finder
 # An escape costs about 6 bits more than it should, a column 2.2e-5 bits for every symbol of any
 # row: near this mass the two balance for tables of a few hundred columns.
 TAIL_MASS = 2.0**-12
-# 256 columns cost a symbol of a row that needs few of them 0.006 bits.
-MAXIMUM_SYMBOLS = 256
+# 128 columns cost a symbol of a row that needs few of them 0.003 bits: where nearly all are zero
+# that is 2 % (measured on a photo at 0.2 bits per coefficient), and 32 columns, which cost 1 %, are
+# better. A Gaussian of scale 64 with 128 columns loses 0.15 bits, 2 %, by its escapes.
+MAXIMUM_SYMBOLS = 128
 
 
 def row_tables(
@@ -82,8 +84,8 @@ def _range(find, rows, tail_mass, maximum_symbols):
         wide = last - first + 2 > maximum_symbols
         if not wide.any():
             return first.astype(np.int32), last.astype(np.int32)
-        # Towards the median: 1 - mass shrinks, so this ends, at one integer if need be.
-        mass = np.where(wide, 1 - (1 - mass) * 0.95, mass)
+        # Towards the median in small steps; they end, at one integer if need be.
+        mass = np.where(wide, np.minimum(1.25 * mass, 1 - 0.95 * (1 - mass)), mass)
 
 
 def refuse_tracers(params: Any) -> None:
