@@ -53,7 +53,7 @@ def check_bits_against(log_mass, distribution) -> None:
         log_near, log_beyond = distribution.logsf((away[seen] - 0.5) / scale), log_beyond[seen]
         expected = -(log_near + np.log1p(-np.exp(log_beyond - log_near)))
         got = np.asarray(bits(jnp.asarray(y, jnp.float32), jnp.float32(scale)))
-        np.testing.assert_allclose(got[seen], expected / np.log(2), rtol=1e-6, atol=5e-5)
+        np.testing.assert_allclose(got[seen], expected / np.log(2), rtol=5e-6, atol=5e-5)
 
 
 def check_gradients(log_mass) -> None:
