@@ -53,7 +53,7 @@ class EntropyModel(NamedTuple):
 
     side is what the probabilities are conditioned on: nothing, or arrays like y, a scale say.
 
-    init(key=None) -> params                        a pytree of float arrays, {} where none is learned
+    init(key=None) -> params                        a pytree of float arrays, {} for none
     bits(params, y, *side) -> f32 like y            -log2 of the mass of the unit bin around each y
     tables(params) -> coding.Tables                 one row per choice, with escapes for the tails
     index(params, shape, *side) -> i32[shape]       which row codes each element

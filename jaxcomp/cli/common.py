@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -25,6 +26,22 @@ def add_max_pixels(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="refuse larger images before allocating them (default %(default)s)",
     )
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Weights of one's own, and with them the codec."""
+    parser.add_argument(
+        "--weights", metavar="FILE.jxw", help="weights that jaxcomp train made, and their codec"
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def read_weights(path: str) -> tuple[Any, Any]:
+    """(codec, params) of a file of weights, read once for a folder of photos."""
+    from jaxcomp.codecs.weights import load_weights
+
+    with naming(path), open(path, "rb") as file:
+        return load_weights(file.read())
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,7 @@ Transparency is refused unless --background says what to blend it with.
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    from jaxcomp.codecs.header import CODECS
+    from jaxcomp.codecs.header import CODECS, TRAINABLE
 
     parser.description = "Compress a photo (PNG, JPEG, WebP, TIFF, ...), or a folder of photos."
     parser.epilog = EPILOG
@@ -44,9 +44,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     size.add_argument(
         "--bpp", type=common.positive_float, metavar="R", help="aim at R bits per pixel instead"
     )
-    parser.add_argument(
-        "--codec", choices=sorted(CODECS), default="dct", help="default %(default)s"
-    )
+    parser.add_argument("--codec", choices=sorted(set(CODECS) - set(TRAINABLE)), default="dct")
+    common.add_weights(parser)
     parser.add_argument(
         "--background", metavar="COLOUR", help="blend transparency with white, #ff8800, ..."
     )
@@ -96,11 +95,14 @@ def _one(source: str, output: str, arguments: argparse.Namespace) -> dict[str, A
 
         common.start_jax()
         options = {}
+        codec = find(arguments.codec)
+        if arguments.weights is not None:
+            codec, options["params"] = common.read_weights(arguments.weights)
         if arguments.quality is not None:
             options["quality"] = arguments.quality
         if arguments.bpp is not None:
             options["bpp"] = arguments.bpp
-        data = save(find(arguments.codec), photo.pixels, icc=photo.icc, **options)
+        data = save(codec, photo.pixels, icc=photo.icc, **options)
     common.write(output, data)
     height, width = photo.pixels.shape[:2]
     return {

@@ -22,6 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("input", metavar="IN.jxc", help="the file to read, or -")
     parser.add_argument("output", metavar="OUT.png", help="the image to write, or - for PNG")
+    common.add_weights(parser)
     common.add_max_pixels(parser)
     common.add_json(parser)
     parser.set_defaults(run=run)
@@ -45,9 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
     suffix = os.path.splitext(arguments.output)[1] if arguments.output != common.PIPE else ".png"
     kind = check_suffix(suffix)
     with common.naming(arguments.input):
-        check_model(container)
+        if arguments.weights is None:
+            weights = None
+            check_model(container)
         common.start_jax()
-        pixels = decode(container, max_pixels=arguments.max_pixels)
+        if arguments.weights is not None:
+            weights = common.read_weights(arguments.weights)
+        pixels = decode(container, weights=weights, max_pixels=arguments.max_pixels)
     common.write(arguments.output, image_bytes(pixels, suffix, icc=icc))
     if icc and kind not in WITH_PROFILE:
         common.note(arguments.output, f"{kind} cannot carry the ICC profile; it was left out")

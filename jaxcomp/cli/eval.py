@@ -75,7 +75,7 @@ class Curve:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    from jaxcomp.codecs.header import CODECS
+    from jaxcomp.codecs.header import CODECS, TRAINABLE
 
     parser.description = "Compare with JPEG, WebP, JPEG 2000 and AVIF on your own photos."
     parser.epilog = EPILOG
@@ -87,9 +87,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="Q",
         help="1..100, where the table compares (default %(default)s)",
     )
-    parser.add_argument(
-        "--codec", choices=sorted(CODECS), default="dct", help="default %(default)s"
-    )
+    parser.add_argument("--codec", choices=sorted(set(CODECS) - set(TRAINABLE)), default="dct")
     parser.add_argument(
         "--background", metavar="COLOUR", help="blend transparency with white, #ff8800, ..."
     )

@@ -29,6 +29,7 @@ COMMANDS = {
     "info": "what a .jxc file holds, without decoding it",
     "eval": "beside JPEG, WebP, JPEG 2000 and AVIF at matched quality",
     "demo": "the bundled photo at three qualities, verified",
+    "train": "weights of an image codec, from a folder of photos",
 }
 
 EPILOG = """\

@@ -10,11 +10,26 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .channel_conditional import channel_conditional as channel_conditional
+    from .checkerboard import checkerboard as checkerboard
     from .dct import dct as dct
     from .files import load as load
     from .files import save as save
+    from .hyperprior import hyperprior as hyperprior
+    from .mean_scale import mean_scale as mean_scale
+    from .weights import load_weights as load_weights
+    from .weights import save_weights as save_weights
 
-_HOME = {"dct": "dct", "load": "files", "save": "files"}  # public name -> the file that holds it
+_FILES = {
+    "channel_conditional": ("channel_conditional",),
+    "checkerboard": ("checkerboard",),
+    "dct": ("dct",),
+    "files": ("load", "save"),
+    "hyperprior": ("hyperprior",),
+    "mean_scale": ("mean_scale",),
+    "weights": ("load_weights", "save_weights"),
+}
+_HOME = {name: file for file, names in _FILES.items() for name in names}
 
 
 class _Codecs(ModuleType):

@@ -12,7 +12,6 @@ dct_geometry.tiles cuts the photo into.
 """
 
 import importlib.resources
-import math
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -20,21 +19,14 @@ from typing import Any
 import numpy as np
 
 from jaxcomp import coding
-from jaxcomp.base import Codec, CorruptStream, JaxcompError, Payload, UnsupportedInput
+from jaxcomp.base import Codec, CorruptStream, Payload
 
 from . import dct_tile as tile
-from .dct_coder import STEP_BITS, Choices, Model, symbol_bits, with_certainty
+from .dct_coder import Choices, Model, symbol_bits, with_certainty
 from .dct_context import Network
 from .dct_geometry import tiles
-
-# Steps at which the PSNR is near that of Pillow's JPEG at these qualities: fitted on train_photos
-# up to 60. Above, subsampled chroma limits JPEG on such small photos more than on large ones, so
-# the steps fall faster there, towards lossless.
-QUALITIES = (1, 5, 10, 18, 25, 40, 60, 80, 90, 95, 100)
-STEPS = (400.0, 300.0, 170.0, 113.0, 93.0, 72.0, 57.0, 36.0, 23.0, 15.0, 4.0)
-MIN_STEP, MAX_STEP = 16, 16 * 400
-MAX_SIDE = 1 << 20
-RATE_TOLERANCE = 0.015  # how far below a rate target the search stops, relative
+from .quality import MAX_STEP, MIN_STEP, find_step
+from .samples import from_colour, read_shape, to_colour
 
 
 def dct() -> Codec:
@@ -60,7 +52,7 @@ def build(stored: dict[str, np.ndarray]) -> Model:
 def apply(params: Model, image: np.ndarray, **options: Any) -> tuple[np.ndarray, float]:
     """(reconstruction, bits by the tables' code lengths) of an image, as encode would write it."""
     image = np.asarray(image)
-    colour = _to_colour(image)
+    colour = to_colour(image, "dct")
     step = _find_step(params, colour, **options)
     parts, bits = [], 0.0
     for where, choices in _analyse(params, colour, step):
@@ -84,7 +76,7 @@ def encode(
     stay at or below, instead of a quality. Raises UnsupportedInput for other images.
     """
     image = np.asarray(image)
-    colour = _to_colour(image)
+    colour = to_colour(image, "dct")
     step = _find_step(params, colour, quality=quality, bpp=bpp)
     parts = [struct.pack("<H", step)]
     parts += [tile.write(params, choices) for _, choices in _analyse(params, colour, step)]
@@ -93,7 +85,7 @@ def encode(
 
 def decode(params: Model, payload: Payload) -> np.ndarray:
     """The image, the same on every device. Raises CorruptStream for what encode did not write."""
-    shape = _read_shape(payload.header)
+    shape = read_shape(payload.header)
     data = payload.sections.get("data", b"")
     if len(data) < 2:
         raise CorruptStream("expected a section 'data' of at least 2 bytes; the file is damaged")
@@ -113,61 +105,16 @@ def decode(params: Model, payload: Payload) -> np.ndarray:
     )
 
 
-def _to_colour(image):
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
-        raise UnsupportedInput(
-            f"expected uint8[h, w, 3] or uint8[h, w], got {image.dtype}{list(image.shape)}"
-        )
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    if channels not in (1, 3) or max(image.shape) > MAX_SIDE:
-        raise UnsupportedInput(
-            f"expected 3 channels or 1 and sides up to {MAX_SIDE}, got {list(image.shape)}; the "
-            "dct codec carries no alpha: drop it, or blend it with a background"
-        )
-    return np.broadcast_to(image.reshape(*image.shape[:2], channels), (*image.shape[:2], 3))
-
-
-def _read_shape(header):
-    shape = header.get("shape")
-    sides = isinstance(shape, list | tuple) and all(
-        type(n) is int and 1 <= n <= MAX_SIDE for n in shape
-    )
-    if not sides or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
-        raise CorruptStream(f"expected a shape [h, w], [h, w, 1] or [h, w, 3], got {shape!r:.80}")
-    return tuple(shape)
-
-
 def _find_step(params, colour, *, quality=None, bpp=None):
     """The step in 1/16 for a quality or a rate."""
-    if bpp is None:
-        quality = 50 if quality is None else quality
-        if not 1 <= quality <= 100:
-            raise JaxcompError(f"quality must be 1 to 100, got {quality}")
-        step = math.exp(np.interp(quality, QUALITIES, np.log(STEPS)))
-        return int(round(step * (1 << STEP_BITS)))
-    if quality is not None or not bpp > 0:
-        raise JaxcompError(f"pass quality or a positive bpp, got {quality=} and {bpp=}")
+
+    def bits(step):
+        return sum(float(choices.bits) for _, choices in _analyse(params, colour, step))
+
     pixels, count = colour.shape[0] * colour.shape[1], len(tiles(*colour.shape[:2]))
-    return _search(params, colour, bpp * pixels - 8 * count * (20 + 3 * tile.LANES))
-
-
-def _search(params, colour, target):
-    """The least step that is found to need at most `target` bits; the largest if none does."""
-    low, high = math.log(MIN_STEP), math.log(MAX_STEP)
-    guess, slope = math.log(40 << STEP_BITS), -1.1  # d log(bits) / d log(step), nearly constant
-    last = None
-    for _ in range(8):
-        step = int(round(math.exp(guess)))
-        bits = sum(float(choices.bits) for _, choices in _analyse(params, colour, step))
-        excess = math.log(bits) - math.log(max(target, 1))
-        low, high = (low, math.log(step)) if excess <= 0 else (math.log(step), high)
-        if -RATE_TOLERANCE <= excess <= 0 or math.exp(high) - math.exp(low) <= 1:
-            break
-        if last is not None and guess != last[0]:
-            slope = min(max((excess - last[1]) / (guess - last[0]), -3.0), -0.5)
-        last = guess, excess
-        guess = min(max(guess - (excess + RATE_TOLERANCE / 2) / slope, low), high)
-    return int(round(math.exp(high)))
+    return find_step(
+        bits, quality, bpp, pixels=pixels, overhead_bits=8 * count * (20 + 3 * tile.LANES)
+    )
 
 
 def _analyse(params, colour, step) -> Iterator[tuple[tuple[int, int, int, int], Choices]]:
@@ -180,4 +127,4 @@ def _assemble(parts, shape):
     out = np.zeros((shape[0], shape[1], 3), np.uint8)
     for (y, x, height, width), samples in parts:
         out[y : y + height, x : x + width] = samples
-    return out.reshape(shape) if len(shape) == 3 and shape[2] == 3 else out[..., 0].reshape(shape)
+    return from_colour(out, shape)

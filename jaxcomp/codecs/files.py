@@ -13,14 +13,29 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.base import Codec, CorruptStream, Payload, UnsupportedInput
-from jaxcomp.codecs.header import CODECS, ICC_LIMIT, ICC_SECTION, MAX_PIXELS, image_shape
+from jaxcomp.codecs.header import (
+    CODECS,
+    ICC_LIMIT,
+    ICC_SECTION,
+    MAX_PIXELS,
+    TRAINABLE,
+    image_shape,
+)
 from jaxcomp.coding.container import Container, pack, unpack
 
 
-def save(codec: Codec, image: np.ndarray, *, icc: bytes | None = None, **options: Any) -> bytes:
+def save(
+    codec: Codec,
+    image: np.ndarray,
+    *,
+    params: Any = None,
+    icc: bytes | None = None,
+    **options: Any,
+) -> bytes:
     """The .jxc file of an image, u8[h, w, channels] or u8[h, w].
 
-    icc: the image's ICC profile, kept as it is. options go to codec.encode (quality=50, bpp=0.5).
+    params: of load_weights, for a codec that ships none. icc: the image's ICC profile, kept as it
+    is. options go to codec.encode (quality=50, bpp=0.5).
     Raises UnsupportedInput for an image that the codec does not carry.
     """
     image = np.asarray(image)
@@ -30,7 +45,8 @@ def save(codec: Codec, image: np.ndarray, *, icc: bytes | None = None, **options
             f"got {image.dtype}{list(image.shape)}; convert it, for floats in 0..1 with "
             "(255 * image).round().astype('uint8')"
         )
-    header, sections = codec.encode(_parameters(codec.init), image, **options)
+    params = _parameters(codec, params)
+    header, sections = codec.encode(params, image, **options)
     sections = dict(sections)
     if ICC_SECTION in sections:
         raise UnsupportedInput(f"codec {codec.name} wrote a section {ICC_SECTION!r}, a taken name")
@@ -42,29 +58,40 @@ def save(codec: Codec, image: np.ndarray, *, icc: bytes | None = None, **options
             )
         sections[ICC_SECTION] = zlib.compress(icc, 9)
     header = {**header, "shape": list(image.shape)}
-    if (model := model_hash(codec.name)) is not None:
+    if (model := model_hash(codec.name, params)) is not None:
         header["model"] = model
     return pack(codec.name, header, sections)
 
 
-def load(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def load(
+    data: bytes, *, weights: tuple[Codec, Any] | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """The image in a .jxc file, u8 of the shape that was saved.
 
-    Raises CorruptStream for bytes that save did not write, and UnsupportedInput for more than
-    max_pixels or a codec that this version does not know.
+    weights: of load_weights, for a file of a codec that ships none. Raises CorruptStream for bytes
+    that save did not write, and UnsupportedInput for more than max_pixels, a codec that this
+    version does not know, or other weights than the file was written with.
     """
-    return decode(unpack(data), max_pixels=max_pixels)
+    return decode(unpack(data), weights=weights, max_pixels=max_pixels)
 
 
-def decode(container: Container, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(
+    container: Container,
+    *,
+    weights: tuple[Codec, Any] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
     """load, for a container that has been unpacked."""
     shape = image_shape(container, max_pixels=max_pixels)
-    check_model(container)
-    codec = find(container.codec)
+    codec, params = (find(container.codec), None) if weights is None else weights
+    if codec.name != container.codec:
+        raise UnsupportedInput(
+            f"expected weights of codec {container.codec}, which wrote the file, got {codec.name}"
+        )
+    params = _parameters(codec, params)
+    check_model(container, params)
     sections = {k: v for k, v in container.sections.items() if k != ICC_SECTION}
-    image = np.asarray(
-        codec.decode(_parameters(codec.init), Payload(dict(container.header), sections))
-    )
+    image = np.asarray(codec.decode(params, Payload(dict(container.header), sections)))
     if image.shape != shape or image.dtype != np.uint8:
         raise CorruptStream(
             f"expected an image uint8{list(shape)} as the header says, got "
@@ -73,13 +100,14 @@ def decode(container: Container, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return image
 
 
-def check_model(container: Container) -> None:
-    """Raise UnsupportedInput for a file that was written with another model than ours."""
-    model = model_hash(container.codec)
+def check_model(container: Container, params: Any = None) -> None:
+    """Raise UnsupportedInput for a file that was written with another model than this."""
+    model = model_hash(container.codec, params)
     if container.header.get("model") != model:
         raise UnsupportedInput(
             f"the file was written with model {ascii(container.header.get('model'))[:40]} of codec "
-            f"{container.codec}, this jaxcomp ships {model}; install the version that wrote it"
+            f"{container.codec}, this jaxcomp ships {model}; install the version that wrote it, or "
+            "pass the weights"
         )
 
 
@@ -94,13 +122,23 @@ def find(name: str) -> Codec:
     return getattr(importlib.import_module(CODECS[name].module), CODECS[name].function)()
 
 
-@functools.cache
-def model_hash(name: str) -> str | None:
-    """CRC32 of the arrays that a codec ships, as eight hexadecimal digits; None if it ships none.
+def model_hash(name: str, params: Any = None) -> str | None:
+    """CRC32 of the arrays that decode, as eight hexadecimal digits; None if there are none.
 
     A file decodes with the model it was written with and no other, so it says which one that was.
     The hash is of what is stored, not of what a version derives from it.
     """
+    if name in TRAINABLE:
+        if params is None:
+            return None
+        from jaxcomp.codecs.weights import weights_hash
+
+        return weights_hash(params)
+    return _shipped_hash(name)
+
+
+@functools.cache
+def _shipped_hash(name):
     if name not in CODECS or CODECS[name].model is None:
         return None
     path = importlib.resources.files("jaxcomp.codecs").joinpath(CODECS[name].model)
@@ -113,7 +151,17 @@ def model_hash(name: str) -> str | None:
     return f"{crc:08x}"
 
 
+def _parameters(codec, params):
+    """Those given, else what the codec ships."""
+    if params is None and codec.name in TRAINABLE:
+        raise UnsupportedInput(
+            f"codec {codec.name} ships no weights; train some (jaxcomp train image --codec "
+            f"{codec.name}) and pass what load_weights reads"
+        )
+    return _shipped(codec.init) if params is None else params
+
+
 @functools.lru_cache(maxsize=8)
-def _parameters(init: Any) -> Any:
+def _shipped(init):
     """A codec's shipped parameters, read once per process."""
     return init()

@@ -22,6 +22,9 @@ class Home(NamedTuple):
 
 # The codec names that a file may carry.
 CODECS = {"dct": Home("jaxcomp.codecs.dct", "dct", "dct_tables.npz")}
+# Codecs that learn: `jaxcomp train` makes their weights, and their files need these to be read.
+TRAINABLE = ("channel_conditional", "checkerboard", "hyperprior", "mean_scale")
+CODECS |= {name: Home(f"jaxcomp.codecs.{name}", name, None) for name in TRAINABLE}
 # 2**27 = 134 million pixels: every camera up to the 102-megapixel medium formats. At a dozen bytes
 # per pixel that the dct codec takes it is 1.6 GB; a hostile size beyond it is never allocated.
 MAX_PIXELS = 1 << 27

@@ -21,10 +21,10 @@ def workplace(monkeypatch, tmp_path):
     for name in ("dct", "toy"):
         monkeypatch.setitem(files.CODECS, name, Home("tests.toy_codec", "toy", None))
     monkeypatch.setattr("jaxcomp.cli.common.start_jax", lambda: None)
-    for cached in (files.find, files.model_hash):
+    for cached in (files.find, files._shipped_hash):
         cached.cache_clear()
     yield tmp_path
-    for cached in (files.find, files.model_hash):
+    for cached in (files.find, files._shipped_hash):
         cached.cache_clear()
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jaxcomp.base import CorruptStream, JaxcompError, Payload, UnsupportedInput
 from jaxcomp.codecs import dct_coder, dct_filter, dct_geometry, dct_symbols, dct_tile, dct_transform
+from jaxcomp.codecs.quality import QUALITIES, STEPS
 from jaxcomp.measures import bd_rate_percent
 
 dct = importlib.import_module("jaxcomp.codecs.dct")
@@ -235,5 +236,5 @@ def test_filter_keeps_what_is_flat(params):
 
 def test_section_begins_with_the_step(params):
     payload = dct.encode(params, photo(32, 32), quality=50)
-    step = int(round(np.exp(np.interp(50, dct.QUALITIES, np.log(dct.STEPS))) * 16))
+    step = int(round(np.exp(np.interp(50, QUALITIES, np.log(STEPS))) * 16))
     assert struct.unpack_from("<H", payload.sections["data"]) == (step,)

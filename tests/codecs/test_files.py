@@ -18,10 +18,10 @@ from tests.toy_codec import toy
 def toy_behind_the_name(monkeypatch):
     monkeypatch.setitem(files.CODECS, "toy", Home("tests.toy_codec", "toy", None))
     files.find.cache_clear()
-    files.model_hash.cache_clear()
+    files._shipped_hash.cache_clear()
     yield
     files.find.cache_clear()
-    files.model_hash.cache_clear()
+    files._shipped_hash.cache_clear()
 
 
 def picture(*shape, seed=0):
@@ -96,7 +96,7 @@ def test_a_file_names_the_model_that_wrote_it(monkeypatch, tmp_path):
 
     def ship(**arrays):
         np.savez(tmp_path / "m.npz", **arrays)
-        files.model_hash.cache_clear()
+        files._shipped_hash.cache_clear()
         return files.model_hash("toy")
 
     first = ship(a=np.arange(5, dtype=np.int16), b=np.zeros((2, 3), np.uint8))

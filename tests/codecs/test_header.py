@@ -38,7 +38,7 @@ def test_sizes_and_codecs_beyond_this_reader():
     assert header.image_shape(stating([4, 4]), max_pixels=16) == (4, 4)
     with pytest.raises(jc.UnsupportedInput, match="at most 15 pixels, got 4 x 4 = 16"):
         header.image_shape(stating([4, 4]), max_pixels=15)
-    with pytest.raises(jc.UnsupportedInput, match="'jpeg9', this jaxcomp knows dct"):
+    with pytest.raises(jc.UnsupportedInput, match="'jpeg9', this jaxcomp knows .*dct"):
         header.image_shape(stating([4, 4], codec="jpeg9"))
 
 

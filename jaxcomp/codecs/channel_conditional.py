@@ -1,0 +1,21 @@
+"""Channel-conditional prior: channels are coded in slices, each knowing those before it.
+
+Slices go from low frequencies to high, small ones first: a few low frequencies say most about the
+rest. The first of them may be coded in two passes, on a checkerboard (He et al. 2022, ELIC). Minnen
+and Singh, Channel-wise autoregressive entropy models for learned image compression, ICIP 2020,
+section 3.1; in place of networks on all slices before, ours add each slice to what is known.
+"""
+
+from jaxcomp.base import Codec
+
+from .latent_codec import Design
+from .latent_coding import latent_codec
+
+SLICES = (24, 40, 64, 96, 160, 256)
+
+
+def channel_conditional(
+    *, slices: tuple[int, ...] = SLICES, side: int = 64, width: int = 128, two_passes: int = 0
+) -> Codec:
+    """slices: channels of each; two_passes: how many of them, from the first, take two passes."""
+    return latent_codec(Design("channel_conditional", slices, side, width, two_passes=two_passes))

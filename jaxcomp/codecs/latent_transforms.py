@@ -1,0 +1,130 @@
+"""Photos to latents at 1/16 resolution and back: a linear transform and a network beside it.
+
+    y = (linear(x) + step * network(x / step)) / step      analysis, floats
+    x = step * (linear(y_hat) + network(linear(y_hat)))    synthesis, integers
+
+Both linear parts begin as the DCT of 16 x 16 blocks and learn from there; the networks begin at 0.
+So training begins at a working codec. step is the quantizer's, per photo: one model serves every
+rate. The synthesis is shallow (Yang and Mandt, Computationally-efficient neural image compression
+with shallow decoders, ICCV 2023), and runs in integers: its image is the same everywhere.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxcomp.nets.fixed_point import FixedPoint, add, is_integer, rescale
+from jaxcomp.nets.integer import IntegerConv, IntegerDense
+from jaxcomp.nets.resample import depth_to_space, space_to_depth
+
+from .dct_transform import COLOUR, VALUE_BITS
+from .latent_prior import FEATURES, LATENT
+
+BLOCK = 16
+PIXEL = FixedPoint(16, 8)  # samples in units of the step: +-127 in 1/256
+# An orthonormal basis has weights of 0.06, which steps that suit networks would drown: both linear
+# parts learn it times SLOW.
+SLOW = 16
+SLOW_PIXEL = FixedPoint(16, 4)
+# An integer layer has room for weights times the widest input: of many high frequencies, +-128.
+LOW, HIGH = 24, FixedPoint(12, 4)
+CELL = 4  # the synthesis network works at a quarter of the resolution
+STEP_BITS = 4  # steps are integers in 1/16
+# Where U and V are as likely to be needed as Y: their squared frequencies count that much more.
+CHROMA = (1.0, 5.0, 11.0)
+
+
+def to_planes(samples: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """RGB 0 .. 255 -> Y, U, V around 0, orthonormal."""
+    return (samples - 128.0) @ jnp.asarray(COLOUR.T, jnp.float32)
+
+
+def from_planes(planes: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """The inverse of to_planes, not clipped."""
+    return planes @ jnp.asarray(COLOUR, jnp.float32) + 128.0
+
+
+def dct_basis(channels: int) -> Float[np.ndarray, "768 channels"]:
+    """The lowest frequencies of a 16 x 16 block's Y, U and V, ascending, as columns."""
+    k = np.arange(BLOCK)
+    basis = np.cos(np.pi * (2 * k + 1) * k[:, None] / (2 * BLOCK)) * np.sqrt(2 / BLOCK)
+    basis[0] /= np.sqrt(2)
+    whole = np.einsum("uy,vx,cd->uvcyxd", basis, basis, np.eye(3)).reshape(3 * BLOCK**2, -1)
+    cost = (k[:, None, None] ** 2 + k[:, None] ** 2) * np.asarray(CHROMA)
+    return whole[np.argsort(cost.ravel(), kind="stable")[:channels]].T.astype(np.float32)
+
+
+class Analysis(nn.Module):
+    """Planes [b, h, w, 3] and steps [b] -> latents f32[b, h / 16, w / 16, channels]."""
+
+    channels: int
+    width: int = 96
+
+    @nn.compact
+    def __call__(self, planes: Array, step: Array) -> Array:
+        scaled = planes / step[:, None, None, None]
+        start = SLOW * dct_basis(self.channels)
+        linear = nn.Dense(self.channels, use_bias=False, kernel_init=lambda *_: jnp.asarray(start))
+        y = linear(space_to_depth(scaled, BLOCK)) / SLOW
+        x = jnp.arcsinh(space_to_depth(scaled, BLOCK // 2))
+        level = jnp.log2(step)[:, None, None, None] / 4 - 1
+        x = jnp.concatenate([x, jnp.broadcast_to(level, (*x.shape[:-1], 1))], -1)
+        x = nn.Dense(self.width)(x)
+        for _ in range(2):
+            x = _residual_block(x, self.width)
+        x = nn.Dense(2 * self.width)(space_to_depth(x, 2))
+        for _ in range(2):
+            x = _residual_block(x, 2 * self.width, inner=self.width)
+        return y + nn.Dense(self.channels, kernel_init=nn.initializers.zeros)(x)
+
+
+def _residual_block(x, width, inner=None):
+    inner = inner or width
+    y = nn.Conv(inner, (3, 3))(nn.leaky_relu(x))
+    return x + nn.Conv(width, (3, 3))(nn.leaky_relu(y))
+
+
+class Synthesis(nn.Module):
+    """Latents on the LATENT grid -> planes in units of the step, on the PIXEL grid."""
+
+    width: int = 48
+    blocks: int = 3
+
+    @nn.compact
+    def __call__(self, y: Array) -> Array:
+        start = SLOW * dct_basis(y.shape[-1]).T
+        parts = []
+        split = ((slice(0, LOW), LATENT), (slice(LOW, None), HIGH))
+        for rows, source in split if len(start) > LOW else split[:1]:
+            linear = IntegerDense(
+                3 * BLOCK**2,
+                source=source,
+                target=SLOW_PIXEL,
+                weight_bits=16,
+                kernel_init=lambda *_, rows=rows: jnp.asarray(start[rows]),
+            )
+            parts.append(linear(rescale(y[..., rows], LATENT, source)))
+        whole = add(*parts, SLOW_PIXEL) if len(parts) > 1 else parts[0]
+        planes = depth_to_space(whole, BLOCK)
+        planes = planes if is_integer(planes) else planes / SLOW  # integers: the same, on PIXEL
+        x = space_to_depth(planes, CELL)
+        x = IntegerConv(self.width, (1, 1), source=PIXEL, target=FEATURES)(x)
+        for _ in range(self.blocks):
+            inner = IntegerConv(self.width, (3, 3), source=FEATURES)(jnp.maximum(x, 0))
+            x = add(x, inner, FEATURES)
+        last = IntegerConv(
+            3 * CELL**2,
+            (1, 1),
+            source=FEATURES,
+            target=PIXEL,
+            kernel_init=nn.initializers.normal(1e-3),
+        )
+        return add(planes, depth_to_space(last(jnp.maximum(x, 0)), CELL), PIXEL)
+
+
+def scale_planes(planes: Array, step: Array) -> Array:
+    """PIXEL integers times a step in 1/16 -> planes in 2**-VALUE_BITS."""
+    shift = PIXEL.fraction + STEP_BITS - VALUE_BITS
+    # |planes| < 2**15 and steps < 2**13: below 2**28.
+    return (planes.astype(jnp.int32) * step + (1 << (shift - 1))) >> shift

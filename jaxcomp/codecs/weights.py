@@ -1,0 +1,123 @@
+"""Weights of learned codecs as files (.jxw): a container of arrays, and the codec they are for.
+
+What a decoder computes with is stored as the integers it is; what only the encoder needs, floats of
+analysis, as float16. Header: the codec's name, and the path, dtype and shape of each array; section
+"arrays": their bytes, little-endian, one after the other.
+"""
+
+import math
+import zlib
+from typing import Any
+
+import numpy as np
+
+from jaxcomp.base import Codec, CorruptStream, UnsupportedInput
+from jaxcomp.codecs.header import TRAINABLE
+from jaxcomp.coding.container import pack, unpack
+
+KIND = "weights"
+DTYPES = ("<f2", "<i4", "<u4", "<i2", "|i1")
+# Ten times what the largest design takes.
+LARGEST = 1 << 28
+
+
+def save_weights(codec: Codec, params: Any) -> bytes:
+    """The .jxw file of params: floats from training, or what load_weights gave."""
+    from jaxcomp.codecs import latent_coding as latents
+
+    if codec.name not in TRAINABLE:
+        raise UnsupportedInput(f"expected one of {', '.join(TRAINABLE)}, got {codec.name}")
+    design = _design(codec)
+    frozen = params if isinstance(params, latents.Frozen) else latents.freeze(design, params)
+    listing, parts = [], []
+    for path, array in sorted(_flatten(latents.to_arrays(frozen)).items()):
+        array = np.asarray(array)
+        array = array.astype("<f2") if array.dtype.kind == "f" else array
+        array = array.astype(array.dtype.newbyteorder("<"))
+        listing.append([path, array.dtype.str, list(array.shape)])
+        parts.append(array.tobytes())
+    header = {
+        "codec_name": codec.name,
+        "design": [list(design.slices), *design[2:]],
+        "arrays": listing,
+    }
+    return pack(KIND, header, {"arrays": b"".join(parts)})
+
+
+def load_weights(data: bytes) -> tuple[Codec, Any]:
+    """(codec, params) of a .jxw file. Raises CorruptStream, or UnsupportedInput for other files."""
+    from jaxcomp.codecs import latent_coding as latents
+    from jaxcomp.codecs.latent_codec import Design
+
+    container = unpack(data)
+    if container.codec != KIND:
+        raise UnsupportedInput(f"expected a file of weights, got one of codec {container.codec}")
+    name, arrays = container.header.get("codec_name"), container.sections.get("arrays", b"")
+    if name not in TRAINABLE:
+        raise UnsupportedInput(f"expected weights for one of {', '.join(TRAINABLE)}, got {name!r}")
+    try:
+        slices, *rest = container.header["design"]
+        codec = latents.latent_codec(Design(name, tuple(slices), *rest))
+        flat = _read_arrays(container.header["arrays"], arrays)
+        params = latents.from_arrays(_nest(flat))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptStream(f"expected the arrays of {name}, got others: {error}") from None
+    return codec, params
+
+
+def weights_hash(params: Any) -> str:
+    """CRC32 of what a decoder needs, as eight hexadecimal digits; files name it."""
+    from jaxcomp.codecs import latent_coding as latents
+
+    arrays = latents.to_arrays(params)
+    crc = 0
+    for path, array in sorted(_flatten(arrays).items()):
+        if not path.startswith(("analysis/", "prior/")):
+            array = np.asarray(array)
+            crc = zlib.crc32(f"{path} {array.shape} ".encode(), crc)
+            crc = zlib.crc32(np.ascontiguousarray(array.astype("<i4")), crc)
+    return f"{crc:08x}"
+
+
+def _design(codec):
+    """The design of a codec that latent_codec made."""
+    return codec.init.args[0]
+
+
+def _read_arrays(listing, data):
+    flat, position = {}, 0
+    for path, dtype, shape in listing:
+        if dtype not in DTYPES or not all(type(n) is int and 0 <= n < LARGEST for n in shape):
+            raise CorruptStream(f"expected an array, got {ascii([dtype, shape])[:60]}")
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if position + size > len(data):
+            raise CorruptStream(
+                f"expected {size} bytes for {path[:60]}, got {len(data) - position}"
+            )
+        array = np.frombuffer(data, dtype, math.prod(shape), position).reshape(shape)
+        flat[path] = array.astype(np.float32) if dtype == "<f2" else array
+        position += size
+    if position != len(data):
+        raise CorruptStream(f"expected {position} bytes of arrays, got {len(data)}")
+    return flat
+
+
+def _flatten(tree, prefix=""):
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}/")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _nest(flat):
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *folders, name = path.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = value
+    return tree

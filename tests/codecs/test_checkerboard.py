@@ -1,0 +1,11 @@
+"""The design; its law is in test_latent_coding, its claim in test_latent_prior."""
+
+import jaxcomp as jc
+
+
+def test_the_design_is_that_of_the_paper():
+    codec = jc.codecs.checkerboard()
+    design = codec.init.args[0]
+    assert codec.name == design.name == "checkerboard" and sum(design.slices) == 640
+    assert design.means is True and design.two_passes == 1
+    assert len(design.slices) == 1
