@@ -44,7 +44,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     size.add_argument(
         "--bpp", type=common.positive_float, metavar="R", help="aim at R bits per pixel instead"
     )
-    parser.add_argument("--codec", choices=sorted(set(CODECS) - set(TRAINABLE)), default="dct")
+    parser.add_argument(
+        "--codec",
+        choices=sorted(set(CODECS) - set(TRAINABLE)),
+        default="dct",
+        help="default %(default)s",
+    )
     common.add_weights(parser)
     parser.add_argument(
         "--background", metavar="COLOUR", help="blend transparency with white, #ff8800, ..."

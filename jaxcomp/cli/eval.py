@@ -87,7 +87,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="Q",
         help="1..100, where the table compares (default %(default)s)",
     )
-    parser.add_argument("--codec", choices=sorted(set(CODECS) - set(TRAINABLE)), default="dct")
+    parser.add_argument(
+        "--codec",
+        choices=sorted(set(CODECS) - set(TRAINABLE)),
+        default="dct",
+        help="default %(default)s",
+    )
     parser.add_argument(
         "--background", metavar="COLOUR", help="blend transparency with white, #ff8800, ..."
     )

@@ -20,8 +20,7 @@ examples:
 
 A run folder holds checkpoints/, settings.json, log.jsonl (one line per report: step, bpp, PSNR,
 images/s), curve.png, and at the end weights.jxw. Crops, noise and order depend on --seed and the
-number of the step alone, so a resumed run is the same run. All local devices share a batch; under
-jax.distributed all hosts do.
+number of the step alone, so a resumed run is the same run. All devices of this host share a batch.
 """
 LOG = "log.jsonl"
 SETTINGS = ("codec", "steps", "batch", "crop", "learning_rate", "seed")
@@ -37,7 +36,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="photos, in any subfolders")
     parser.add_argument("--out", default="run", metavar="RUN", help="default %(default)s/")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--codec", choices=sorted(TRAINABLE), default="mean_scale")
+    parser.add_argument(
+        "--codec",
+        choices=sorted(TRAINABLE),
+        default="channel_conditional",
+        help="default %(default)s",
+    )
     parser.add_argument("--steps", type=common.positive_int, default=50_000)
     parser.add_argument("--batch", type=common.positive_int, default=8, help="crops per step")
     parser.add_argument("--crop", type=common.positive_int, default=128, help="a multiple of 64")

@@ -11,7 +11,7 @@ from jaxcomp.base import Codec
 from .latent_codec import Design
 from .latent_coding import latent_codec
 
-CHANNELS = 640  # of 768 per block of 16 x 16: what is left out costs 0.5 levels**2 on average
+CHANNELS = 640  # of 768 per block of 16 x 16: the highest chroma frequencies are left out
 
 
 def hyperprior(*, channels: int = CHANNELS, side: int = 64, width: int = 128) -> Codec:
