@@ -21,6 +21,7 @@ from .dct_context import CERTAIN, FREQUENCIES, PLANES
 from .dct_filter import MARGIN
 from .dct_geometry import CAPACITIES, SUPERBLOCK, Geometry, geometry
 from .dct_synthesis import reconstruct, synthesise
+from .message import read_message
 
 LANES = 16  # a lane costs about 20 bits; 16 decode a photo in well under a second
 RATE_WEIGHT = 0.06  # lambda / step**2, by measurement: half of d(step**2 / 12) / d(bits)
@@ -95,21 +96,12 @@ def read_tile(model: Model, where: tuple, step: int, counts, packed: bytes, raw:
     """The samples u8[height, width, 3] of a tile. Raises CorruptStream."""
     grid = grid_of(*where[2:])
     capacity = len(grid.valid)
-    stream = coding.from_bytes(packed, max_escapes=0)
-    room = (PLANES + 2) * capacity
-    if stream.head.shape != (1, LANES) or int(stream.size[0]) > room:
-        raise CorruptStream(
-            f"expected 1 group of {LANES} lanes with at most {room} words, got "
-            f"{stream.head.shape[0]} of {stream.head.shape[1]} with {int(stream.size.max())}"
-        )
-    words = np.zeros((1, room), np.uint16)
-    words[:, : stream.size[0]] = stream.words[:, : stream.size[0]]
+    stream = read_message(packed, lanes=LANES, words=(PLANES + 2) * capacity)
     position = np.arange(FREQUENCIES)
     coded = (position < np.array(counts)[:, None]) | (position == FREQUENCIES - 1)
     planes = np.flatnonzero(coded)
     order = np.zeros(PLANES, np.int32)
     order[: len(planes)] = planes
-    stream = stream._replace(words=words, escapes=np.zeros(0, np.uint32))
     arguments = stream, grid._replace(order=()), np.int32(step), order, np.int32(len(planes))
     modes, found, tables, finished = _run(_read, model.network, model.tables, *arguments)
     if not finished:

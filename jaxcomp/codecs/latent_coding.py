@@ -31,6 +31,7 @@ from .dct_transform import to_samples
 from .latent_codec import UNIT, Design, init, networks, train
 from .latent_prior import LATENT, SCALES, SIDE, anchors, restore
 from .latent_transforms import scale_planes, to_planes
+from .message import read_message
 from .quality import MAX_STEP, MIN_STEP, find_step
 from .samples import from_colour, read_shape, to_colour
 
@@ -301,16 +302,7 @@ def read(design: Design, frozen: Frozen, data: bytes, shape: tuple[int, int]):
     rows = _side_rows(side_shape)
     packed, rest = data[8 + flags : 8 + flags + side], data[8 + flags + side :]
     z = coding.decode(frozen.side, coding.from_bytes(packed, max_escapes=rows.size), rows)
-    stream = coding.from_bytes(rest, max_escapes=room)
-    if stream.head.shape != (1, LANES) or int(stream.size[0]) > room:
-        raise CorruptStream(
-            f"expected 1 group of {LANES} lanes with at most {room} words, got "
-            f"{stream.head.shape[0]} of {stream.head.shape[1]} with {int(stream.size.max())}"
-        )
-    words = np.zeros((1, room), np.uint16)
-    words[:, : stream.size[0]] = stream.words[:, : stream.size[0]]
-    escapes = np.pad(stream.escapes, (0, room - len(stream.escapes)))
-    stream = stream._replace(words=words, escapes=escapes)
+    stream = read_message(rest, lanes=LANES, words=room, escapes=room)
     z = np.clip(z, SIDE.low, SIDE.high)
     latents, finished = _read(
         design, frozen.prior_integers, (frozen.wide, frozen.narrow), stream, z, active
