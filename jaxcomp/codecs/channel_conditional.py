@@ -11,11 +11,16 @@ from jaxcomp.base import Codec
 from .latent_codec import Design
 from .latent_coding import latent_codec
 
-SLICES = (24, 40, 64, 96, 160, 256)
+SLICES = (3, 9, 20, 32, 48, 72, 112, 152, 192)
+PASSES = (3, 2, 2)
 
 
 def channel_conditional(
-    *, slices: tuple[int, ...] = SLICES, side: int = 64, width: int = 128, two_passes: int = 0
+    *,
+    slices: tuple[int, ...] = SLICES,
+    side: int = 48,
+    width: int = 96,
+    passes: tuple[int, ...] = PASSES,
 ) -> Codec:
-    """slices: channels of each; two_passes: how many of them, from the first, take two passes."""
-    return latent_codec(Design("channel_conditional", slices, side, width, two_passes=two_passes))
+    """slices: channels of each; passes: over the positions of each, from the first, else one."""
+    return latent_codec(Design("channel_conditional", slices, side, width, passes=passes))

@@ -14,4 +14,4 @@ from .latent_coding import latent_codec
 
 def checkerboard(*, channels: int = CHANNELS, side: int = 64, width: int = 128) -> Codec:
     """channels: latents per block; side: channels of z; width: of the networks. Two passes."""
-    return latent_codec(Design("checkerboard", (channels,), side, width, two_passes=1))
+    return latent_codec(Design("checkerboard", (channels,), side, width, passes=(2,)))

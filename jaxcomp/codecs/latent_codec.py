@@ -16,12 +16,27 @@ from jaxtyping import Array, Float
 
 from jaxcomp import entropy
 from jaxcomp.nets.fixed_point import fake_quantise
+from jaxcomp.nets.gain import Gain, multiply
 
-from .latent_prior import LATENT, SIDE, LatentPrior, anchors, scale_of
+from .latent_prior import (
+    LATENT,
+    LEVEL_BITS,
+    OCTAVES,
+    SCALES,
+    SIDE,
+    LatentPrior,
+    lattice,
+    level_of,
+    scale_of,
+)
+from .latent_rounding import decide
 from .latent_transforms import Analysis, Synthesis, from_planes, to_planes
-from .quality import step_of
+from .quality import RATE_WEIGHT, STEP_BITS, step_of
 
 UNIT = 64  # sides are padded to multiples: side information has 1/64 of the resolution
+# Noise as wide as a step has a deviation of 0.29: no density of noisy latents is narrower.
+NOISE_SCALE = 12**-0.5
+GAIN_BITS = 10
 
 
 class Design(NamedTuple):
@@ -30,9 +45,9 @@ class Design(NamedTuple):
     name: str
     slices: tuple[int, ...]
     side: int = 64
-    width: int = 128
+    width: int = 96
     means: bool = True
-    two_passes: int = 0
+    passes: tuple[int, ...] = ()
 
 
 class Networks(NamedTuple):
@@ -41,6 +56,7 @@ class Networks(NamedTuple):
     analysis: Analysis
     prior: LatentPrior
     synthesis: Synthesis
+    gain: Gain
     side: Any
     latent: Any
 
@@ -48,9 +64,11 @@ class Networks(NamedTuple):
 @functools.cache
 def networks(design: Design) -> Networks:
     """The modules and entropy models of a design."""
+    channels = sum(design.slices)
     prior = LatentPrior(*design[1:])
-    models = entropy.factorized(design.side), entropy.gaussian()
-    return Networks(Analysis(sum(design.slices)), prior, Synthesis(), *models)
+    models = entropy.factorized(design.side), entropy.gaussian(scales=SCALES)
+    gain = Gain(channels, OCTAVES, (1.0, 1.0), tied=True)
+    return Networks(Analysis(channels), prior, Synthesis(), gain, *models)
 
 
 def init(design: Design, key: Any = None) -> dict[str, Any]:
@@ -61,14 +79,15 @@ def init(design: Design, key: Any = None) -> dict[str, Any]:
 @functools.partial(jax.jit, static_argnums=0)
 def _init(design, key):
     nets = networks(design)
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
     planes, step = jnp.zeros((1, UNIT, UNIT, 3)), jnp.ones(1)
     latents = jnp.zeros((1, UNIT // 16, UNIT // 16, sum(design.slices)))
     return {
         "analysis": nets.analysis.init(keys[0], planes, step),
-        "prior": nets.prior.init(keys[1], latents),
+        "prior": nets.prior.init(keys[1], latents, jnp.zeros(1, jnp.int32)),
         "synthesis": nets.synthesis.init(keys[2], latents),
         "side": nets.side.init(keys[3]),
+        "gain": nets.gain.init(keys[4], 0.0),
     }
 
 
@@ -79,39 +98,65 @@ def train(
     key: Array,
     quality: Float[Array, " b"],
 ) -> tuple[Float[Array, "b h w 3"], Float[Array, " b"]]:
-    """(images as they would be decoded, bits), differentiable in params.
+    """(images as they would be decoded, bits as they would be coded), differentiable in params.
 
-    Rates are those of latents with uniform noise, images those of rounded latents with a
-    straight-through gradient (Minnen and Singh 2020, section 3.4).
+    Latents are rounded as the encoder does it, with a straight-through gradient (Minnen and Singh
+    2020, section 3.4, for images; here for bits too, so that priors learn what is coded). What
+    analysis learns of bits is the rate of latents with uniform noise (Balle et al. 2018).
     """
-    nets, step = networks(design), step_of(quality)
-    side_key, latent_key = jax.random.split(key)
-    y = nets.analysis.apply(params["analysis"], to_planes(images), step)
+    nets = networks(design)
+    whole = jnp.round(step_of(quality) * (1 << STEP_BITS)).astype(jnp.int32)
+    step, level = whole / (1 << STEP_BITS), level_of(whole)
+    gain, inverse = nets.gain.apply(params["gain"], level / (1 << LEVEL_BITS))
+    gain, inverse = gain[:, None, None], inverse[:, None, None]  # [b, 1, 1, c]
+    y = nets.analysis.apply(params["analysis"], to_planes(images), step) * gain
     prior = functools.partial(nets.prior.apply, params["prior"])
+    side_key, latent_key = jax.random.split(key)
     z = prior(y, method="summarise")
-    noisy = z + jax.random.uniform(side_key, z.shape, minval=-0.5, maxval=0.5)
-    bits = nets.side.bits(params["side"], noisy).sum((1, 2, 3))
-    known = prior(fake_quantise(z, SIDE), method="begin")
+    noise = jax.random.uniform(side_key, z.shape, minval=-0.5, maxval=0.5)
+    bits = nets.side.bits(params["side"], z + noise).sum((1, 2, 3))
+    z = fake_quantise(z, SIDE)
+    known = prior(z, level, method="begin")
     noise = jax.random.uniform(latent_key, y.shape, minval=-0.5, maxval=0.5)
-    first = anchors(y.shape[1:3])[..., None]
+    weight = RATE_WEIGHT * jax.lax.stop_gradient(gain) ** 2
     decoded, start = [], 0
     for k, size in enumerate(design.slices):
-        part = y[..., start : start + size]
-        group = prior(k, known, None, method="group")
-        found = fake_quantise(group.mean + _round(part - group.mean), LATENT)
-        if k < design.two_passes:
-            later = prior(k, known, jnp.where(first, found, 0.0), method="group")
-            group = jax.tree.map(lambda a, b: jnp.where(first, a, b), group, later)
-            found = fake_quantise(group.mean + _round(part - group.mean), LATENT)
-        noisy = part + noise[..., start : start + size]
-        bits += nets.latent.bits({}, noisy, scale_of(group.row), group.mean).sum((1, 2, 3))
+        channels = slice(start, start + size)
+        part, passes = y[..., channels], nets.prior.passes_of(k)
+        order = lattice(y.shape[1:3], passes)[..., None]
+        found = jnp.zeros_like(part)
+        for number in range(passes):
+            group = prior(k, number, known, found, z, method="group")
+            rounded = _round(part - group.mean, group.row, weight[..., channels])
+            here = fake_quantise(group.mean + rounded, LATENT)
+            found = jnp.where(order == number, here, found)
+            whole = group if number == 0 else _select(order == number, group, whole)
+        fixed = jax.lax.stop_gradient(found)
+        hard = nets.latent.bits({}, fixed, scale_of(whole.row), whole.mean)
+        sight = jax.lax.stop_gradient(whole)
+        scale = jnp.hypot(scale_of(sight.row), NOISE_SCALE)
+        soft = nets.latent.bits({}, part + noise[..., channels], scale, sight.mean)
+        bits += (hard + soft - jax.lax.stop_gradient(soft)).sum((1, 2, 3))
         known = prior(k, known, found, method="go_on")
         decoded.append(found)
         start += size
-    planes = nets.synthesis.apply(params["synthesis"], jnp.concatenate(decoded, -1))
+    found = _regain(jnp.concatenate(decoded, -1), inverse)
+    planes = nets.synthesis.apply(params["synthesis"], found)
     return from_planes(planes * step[:, None, None, None]), bits
 
 
-def _round(x):
-    """The nearest integers, halves up, with the gradient of the identity."""
-    return x + jax.lax.stop_gradient(jnp.floor(x + 0.5) - x)
+def _select(mask, new, old):
+    return jax.tree.map(lambda a, b: jnp.where(mask, a, b), new, old)
+
+
+def _round(x, row, weight):
+    """The integers that the encoder takes, with the gradient of the identity."""
+    return x + jax.lax.stop_gradient(decide(x, row, weight) - x)
+
+
+def _regain(y, inverse):
+    """Latents times inverse gains, as integers compute it; the gradient is the product's."""
+    rows = jnp.round(inverse * (1 << GAIN_BITS)).astype(jnp.int32)
+    exact = multiply(y, rows, source=LATENT, target=LATENT, fraction=GAIN_BITS)
+    smooth = y * inverse
+    return smooth + jax.lax.stop_gradient(exact - smooth)

@@ -14,100 +14,30 @@ Section "data" of a payload, little-endian:
 
 import functools
 import struct
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Int32, UInt8
+from jaxtyping import Array, Int, UInt8
 
-from jaxcomp import coding, entropy
+from jaxcomp import coding
 from jaxcomp.base import Codec, CorruptStream, Payload
-from jaxcomp.coding import Tables, run_length, universal
-from jaxcomp.nets.integer import to_integers
+from jaxcomp.coding import run_length, universal
+from jaxcomp.nets import gain
 
 from .dct_transform import to_samples
-from .latent_codec import UNIT, Design, init, networks, train
-from .latent_prior import LATENT, SCALES, SIDE, anchors, restore
+from .latent_codec import GAIN_BITS, UNIT, Design, init, networks, train
+from .latent_frozen import CERTAIN, WIDE_SLICES, Frozen, freeze
+from .latent_prior import LATENT, SIDE, lattice, level_of, restore
+from .latent_rounding import SILENT_ROWS, decide
 from .latent_transforms import scale_planes, to_planes
 from .message import read_message
-from .quality import MAX_STEP, MIN_STEP, find_step
+from .quality import MAX_STEP, MIN_STEP, RATE_WEIGHT, find_step
 from .samples import from_colour, read_shape, to_colour
 
 LANES = 16  # a lane costs about 20 bits
 OVERHEAD_BITS = 8 * (90 + 3 * LANES)  # what a file takes beside its symbols
-# Slices after these are of high frequencies: their symbols rarely leave a narrow table, in which a
-# symbol that is nearly certain costs 0.0007 bits instead of 0.006.
-WIDE_SLICES = 2
-WIDE_SYMBOLS, NARROW_SYMBOLS = 256, 32
-CERTAIN = len(SCALES)  # the row of what is not active
-
-
-class Frozen(NamedTuple):
-    """What encodes and decodes: analysis in floats, everything a decoder needs in integers."""
-
-    analysis: Any
-    prior: Any  # floats of the part that makes side information
-    prior_integers: Any
-    synthesis_integers: Any
-    side: Tables
-    wide: Tables
-    narrow: Tables
-
-
-def freeze(design: Design, params: dict[str, Any]) -> Frozen:
-    """The integers of trained parameters; once, after training."""
-    nets = networks(design)
-    latents = jnp.zeros((1, UNIT // 16, UNIT // 16, sum(design.slices)))
-    wide, narrow = (
-        entropy.gaussian(maximum_symbols=n, scales=SCALES).tables({})
-        for n in (WIDE_SYMBOLS, NARROW_SYMBOLS)
-    )
-    encoder = {k: v for k, v in params["prior"]["params"].items() if k.startswith("squeeze")}
-    return Frozen(
-        params["analysis"],
-        {"params": encoder},
-        to_integers(nets.prior, params["prior"], latents),
-        to_integers(nets.synthesis, params["synthesis"], latents),
-        nets.side.tables(params["side"]),
-        _with_certain(wide),
-        _with_certain(narrow),
-    )
-
-
-def to_arrays(frozen: Frozen) -> dict[str, Any]:
-    """Nested dicts of arrays, as a weights file holds them: tables by frequencies and offsets."""
-    out = frozen._asdict()
-    for name, rows in (("side", None), ("wide", -1), ("narrow", -1)):
-        tables = out[name]
-        frequencies = np.asarray(tables.frequencies)[:rows]
-        out[name] = {"frequencies": frequencies, "offset": np.asarray(tables.offset)[:rows]}
-    return out
-
-
-def from_arrays(arrays: dict[str, Any]) -> Frozen:
-    """The inverse of to_arrays."""
-    arrays = dict(arrays)
-    for name in ("side", "wide", "narrow"):
-        stored = arrays[name]
-        # Frequencies are their own best approximation: the tables come out as they were.
-        tables = coding.build_tables(
-            stored["frequencies"].astype(np.float64), offset=stored["offset"], escape=True
-        )
-        arrays[name] = tables if name == "side" else _with_certain(tables)
-    return Frozen(**arrays)
-
-
-def _with_certain(tables: Tables) -> Tables:
-    """The tables and one more, in which 0 is certain: coding it changes nothing."""
-    entries = np.pad(np.asarray(tables.entries), ((0, 1), (0, 0)))
-    entries[-1] = 0xFFFF0000
-    directory = np.pad(np.asarray(tables.directory), ((0, 1), (0, 0)))
-    directory[-1, 0] = 0xFFFF0001  # symbol 0 begins in slot 0 and is that of every slot
-    offset = np.pad(np.asarray(tables.offset), (0, 1))
-    entries, directory, offset = jax.device_put((entries, directory, offset))
-    return replace(tables, entries=entries, directory=directory, offset=offset)
 
 
 def padded_shape(height: int, width: int) -> tuple[int, int]:
@@ -116,34 +46,36 @@ def padded_shape(height: int, width: int) -> tuple[int, int]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _analyse(design, analysis, prior, samples, step):
+def _analyse(design, analysis, prior, inverse_gains, samples, step):
+    """Latents in units of their steps, the squared size of those steps, and side information."""
     nets = networks(design)
     planes = to_planes(samples[None].astype(jnp.float32))
-    y = nets.analysis.apply(analysis, planes, step[None])
+    scale = (1 << GAIN_BITS) / inverse_gains[level_of(step)].astype(jnp.float32)
+    y = scale * nets.analysis.apply(analysis, planes, step[None] / 16.0)
     z = nets.prior.apply(prior, y, method="summarise")
-    return y, jnp.clip(jnp.floor(z + 0.5), SIDE.low, SIDE.high).astype(jnp.int32)
+    return y, scale**2, jnp.clip(jnp.floor(z + 0.5), SIDE.low, SIDE.high).astype(jnp.int32)
 
 
-def _walk(design, integers, z, visit):
+def _walk(design, integers, z, step, visit):
     """The latents [1, h, w, c] of side information; visit codes one group after the other.
 
     visit(k, places, channels, mean, row) -> symbols; all three [places, channels].
     """
-    prior = functools.partial(networks(design).prior.apply, integers)
-    known, decoded, start = prior(z.astype(SIDE.dtype), method="begin"), [], 0
-    first = anchors(known.shape[1:3]).ravel()
+    module = networks(design).prior
+    prior = functools.partial(module.apply, integers)
+    z = z.astype(SIDE.dtype)
+    known, decoded, start = prior(z, level_of(step)[None], method="begin"), [], 0
     for k, size in enumerate(design.slices):
-        channels = slice(start, start + size)
-        found = jnp.zeros((first.size, size), LATENT.dtype)
-        masks = (first, ~first) if k < design.two_passes else (np.ones_like(first),)
-        for number, mask in enumerate(masks):
-            shown = found.reshape(*known.shape[:3], size) if number else None
-            group = prior(k, known, shown, method="group")
-            places = np.flatnonzero(mask)
+        channels, passes = slice(start, start + size), module.passes_of(k)
+        order = lattice(known.shape[1:3], passes).ravel()
+        part = jnp.zeros((*known.shape[:3], size), LATENT.dtype)
+        for number in range(passes):
+            group = prior(k, number, known, part, z, method="group")
+            places = np.flatnonzero(order == number)
             mean, row = (x.reshape(-1, size)[places] for x in group)
             symbols = visit(k, places, channels, mean, row.astype(jnp.int32))
-            found = found.at[places].set(restore(symbols, mean))
-        part = found.reshape(*known.shape[:3], size)
+            flat = part.reshape(-1, size).at[places].set(restore(symbols, mean))
+            part = flat.reshape(part.shape)
         known = prior(k, known, part, method="go_on")
         decoded.append(part)
         start += size
@@ -161,17 +93,18 @@ class Choices(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _choose(design, integers, y, z):
+def _choose(design, integers, y, weight, z, step):
     symbols, rows = [], []
     by_place = y.reshape(-1, y.shape[-1])
 
     def visit(k, places, channels, mean, row):
         value = by_place[places, channels] - mean.astype(jnp.float32) * LATENT.step
-        symbols.append(jnp.floor(value + 0.5).astype(jnp.int32))
-        rows.append(row)
+        found = decide(value, row, RATE_WEIGHT * weight[channels]).astype(jnp.int32)
+        symbols.append(jnp.where(row < SILENT_ROWS, 0, found))
+        rows.append(jnp.where(row < SILENT_ROWS, CERTAIN, row))
         return symbols[-1]
 
-    return _walk(design, integers, z, visit), symbols, rows
+    return _walk(design, integers, z, step, visit), symbols, rows
 
 
 def analyse(design: Design, frozen: Frozen, samples: UInt8[np.ndarray, "h w 3"], step: int):
@@ -179,8 +112,10 @@ def analyse(design: Design, frozen: Frozen, samples: UInt8[np.ndarray, "h w 3"],
     height, width = samples.shape[:2]
     rows, columns = padded_shape(height, width)
     samples = np.pad(samples, ((0, rows - height), (0, columns - width), (0, 0)), mode="edge")
-    y, z = _analyse(design, frozen.analysis, frozen.prior, samples, np.float32(step / 16))
-    latents, symbols, rows = jax.device_get(_choose(design, frozen.prior_integers, y, z))
+    encoder = frozen.analysis, frozen.prior, frozen.inverse_gains
+    y, weight, z = _analyse(design, *encoder, samples, np.int32(step))
+    chosen = _choose(design, frozen.prior_integers, y, weight, z, np.int32(step))
+    latents, symbols, rows = jax.device_get(chosen)
     by_slice = np.split(np.arange(sum(design.slices)), np.cumsum(design.slices)[:-1])
     active = np.zeros(sum(design.slices), bool)
     for k, group in zip(_slice_of_groups(design), symbols, strict=True):
@@ -193,7 +128,8 @@ def analyse(design: Design, frozen: Frozen, samples: UInt8[np.ndarray, "h w 3"],
 
 
 def _slice_of_groups(design):
-    return [k for k in range(len(design.slices)) for _ in range(1 + (k < design.two_passes))]
+    passes = networks(design).prior.passes_of
+    return [k for k in range(len(design.slices)) for _ in range(passes(k))]
 
 
 def bits(design: Design, frozen: Frozen, choices: Choices) -> float:
@@ -264,24 +200,30 @@ def _unpack_flags(data, count):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(design, integers, tables, stream, z, active):
+def _read(design, integers, tables, stream, z, step, active):
     """(latents, whether the stream ended as it must)."""
     state = [stream]
 
     def visit(k, places, channels, mean, row):
-        index = jnp.where(active[channels], row, CERTAIN)
+        index = jnp.where(active[channels] & (row >= SILENT_ROWS), row, CERTAIN)
         symbols, state[0] = coding.pop(state[0], tables[k >= WIDE_SLICES], index)
         return symbols
 
-    latents = _walk(design, integers, z, visit)
+    latents = _walk(design, integers, z, step, visit)
     return latents, coding.is_finished(state[0])
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def paint(
-    design: Design, integers: Any, latents: Int[Array, "b h w c"], step: Int32[Array, ""]
+    design: Design, frozen: Frozen, latents: Int[Array | np.ndarray, "b h w c"], step: int
 ) -> UInt8[Array, "b height width 3"]:
-    """The samples of latents: integers all the way."""
+    """The samples of latents at a step in 1/16: integers all the way."""
+    return _paint(design, frozen.synthesis_integers, frozen.inverse_gains, latents, jnp.int32(step))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _paint(design, integers, inverse_gains, latents, step):
+    row = inverse_gains[level_of(step)]
+    latents = gain.multiply(latents, row, source=LATENT, target=LATENT, fraction=GAIN_BITS)
     planes = networks(design).synthesis.apply(integers, latents)
     planes = jnp.moveaxis(scale_planes(planes, step), -1, 1)
     return jnp.moveaxis(to_samples(planes), 1, -1).astype(jnp.uint8)
@@ -305,7 +247,13 @@ def read(design: Design, frozen: Frozen, data: bytes, shape: tuple[int, int]):
     stream = read_message(rest, lanes=LANES, words=room, escapes=room)
     z = np.clip(z, SIDE.low, SIDE.high)
     latents, finished = _read(
-        design, frozen.prior_integers, (frozen.wide, frozen.narrow), stream, z, active
+        design,
+        frozen.prior_integers,
+        (frozen.wide, frozen.narrow),
+        stream,
+        z,
+        np.int32(step),
+        active,
     )
     if not finished:
         raise CorruptStream(
@@ -340,7 +288,7 @@ def latent_codec(design: Design) -> Codec:
             return train(design, params, image, key, quality)
         params, image = frozen(params), np.asarray(image)
         step, choices = choose(params, image, quality, bpp)
-        samples = paint(design, params.synthesis_integers, choices.latents, np.int32(step))
+        samples = paint(design, params, choices.latents, step)
         return _crop(np.asarray(samples), image.shape), bits(design, params, choices)
 
     def encode(params, image, *, quality=None, bpp=None):
@@ -353,7 +301,7 @@ def latent_codec(design: Design) -> Codec:
         params, shape = frozen(params), read_shape(payload.header)
         data = payload.sections.get("data", b"")
         latents, step = read(design, params, data, shape[:2])
-        samples = paint(design, params.synthesis_integers, latents, np.int32(step))
+        samples = paint(design, params, latents, step)
         return _crop(np.asarray(samples), shape)
 
     return Codec(functools.partial(init, design), apply, encode, decode, design.name)

@@ -2,30 +2,34 @@
 
     y_hat = mean + round(y - mean),    round(y - mean) ~ N(0, scale**2) per element
 
-Means and scales come from what a decoder already has: side information z (a hyperprior), slices of
-channels decoded before (channel conditioning), and one colour of a checkerboard of positions in the
-same slice (two passes instead of one per position). Whatever decides an integer is computed by
-nets.integer, so encoder and decoder agree on every device. Balle et al. 2018 (scale hyperprior);
-Minnen, Balle and Toderici 2018 (means); Minnen and Singh 2020 (channels, mixed rounding in
-training); He et al. 2021 (checkerboard).
+Means and scales come from what a decoder already has: the quantizer's step, side information z (a
+hyperprior), slices of channels decoded before (channel conditioning), and positions of the same
+slice decoded before (a few passes over a lattice instead of one per position). Whatever decides an
+integer is computed by nets.integer, so encoder and decoder agree on every device. Networks see
+logarithms of latents, with and without their sign: sizes predict sizes, and log scales are what is
+to be found.
+
+Balle et al. 2018 (scale hyperprior); Minnen, Balle and Toderici 2018 (means); Minnen and Singh 2020
+(channels, mixed rounding in training); He et al. 2021 (checkerboard).
 """
 
 import functools
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int32
 
 from jaxcomp import entropy
 from jaxcomp.nets.fixed_point import FixedPoint, add, is_integer, rescale, saturate
 from jaxcomp.nets.integer import IntegerConv
-from jaxcomp.nets.resample import depth_to_space
+from jaxcomp.nets.logarithm import log2_whole, signed_logarithms
+from jaxcomp.nets.resample import depth_to_space, repeated
 
 LATENT = FixedPoint(16, 4)  # latents and means: +-2039 in 1/16
-CONTEXT = FixedPoint(8, 1)  # latents as networks see them: +-64 in 1/2
-WIDE = FixedPoint(16, 2)  # those of slice 0: the lowest frequencies are hundreds of steps
+WIDE = FixedPoint(16, 2)  # means of blocks as they are: hundreds of steps
 SIDE = FixedPoint(8, 0)  # side information, integers
 STREAM = FixedPoint(16, 6)  # what is known so far, a sum over slices
 FEATURES = FixedPoint(8, 4)
@@ -33,11 +37,14 @@ ROW = FixedPoint(8, 0)  # the row of the scale table
 # A network's last layer: means are 4 and rows 16 times its outputs, so that both learn as fast.
 OUTPUT = FixedPoint(16, 6)
 WIDE_ROW = FixedPoint(16, 2)
-FIRST_ROW = 32 / 16
 SCALES = entropy.scale_table(0.08, 64.0, 64)
 LOG_RATIO = float(np.log(SCALES[-1] / SCALES[0]) / (len(SCALES) - 1))
 # Side information has a quarter of the latents' resolution.
 SIDE_STRIDE = 4
+SUMMARISED = 128  # of this many lowest frequencies
+COARSE = 4  # the first of them, averaged over 4 x 4 blocks, in this many steps
+LEVEL_BITS = 4  # levels are octaves of the step in 1/16
+OCTAVES = 10  # from step 1 to 400, and one to interpolate to
 
 
 class Group(NamedTuple):
@@ -47,6 +54,17 @@ class Group(NamedTuple):
     row: Array  # ROW, 0 .. len(SCALES) - 1
 
 
+def level_of(step: Int32[Array | np.ndarray, "*b"] | np.int32) -> Int32[Array, "*b"]:
+    """log2 of a step (in 1/16, at least 1), in 1/16 octaves: the same integers everywhere."""
+    return log2_whole(step, LEVEL_BITS) - (4 << LEVEL_BITS)
+
+
+def octaves(level: Int32[Array, " b"]) -> Int32[Array, "b 1 1 octaves"]:
+    """How near a level is to each octave: two neighbours share 16."""
+    distance = jnp.abs(level[:, None] - (np.arange(OCTAVES) << LEVEL_BITS))
+    return jnp.maximum((1 << LEVEL_BITS) - distance, 0)[:, None, None]
+
+
 class LatentPrior(nn.Module):
     """Means and scales of latents [b, h, w, sum(slices)].
 
@@ -54,14 +72,18 @@ class LatentPrior(nn.Module):
     side          channels of z
     width         of the features and hidden layers
     means         whether means are predicted; else they are 0
-    two_passes    how many slices, from the first, are coded in two passes
+    passes        over the positions of each slice, from the first; 1 where none is given
     """
 
     slices: tuple[int, ...]
     side: int = 64
-    width: int = 128
+    width: int = 96
     means: bool = True
-    two_passes: int = 0
+    passes: tuple[int, ...] = ()
+
+    def passes_of(self, k: int) -> int:
+        """Passes over slice k."""
+        return self.passes[k] if k < len(self.passes) else 1
 
     def setup(self) -> None:
         n = self.width
@@ -70,101 +92,156 @@ class LatentPrior(nn.Module):
             nn.Conv(n, (5, 5), strides=2),
             nn.Conv(self.side, (5, 5), strides=2),
         ]
+        # Side information begins as the averages of the lowest frequencies, and may learn more.
+        means = min(3, self.side, self.slices[0]) * self.means
+        average = functools.partial(_diagonal, means, 1 / (COARSE * SIDE_STRIDE**2))
+        self.coarse = nn.Conv(
+            self.side, (4, 4), strides=SIDE_STRIDE, use_bias=False, kernel_init=average
+        )
         self.expand = [
-            # Side information is 0 at first: a bias keeps the rectifier open, and z learning.
             IntegerConv(
-                4 * n // 2,
-                (3, 3),
+                2 * n,
                 source=SIDE,
                 target=FEATURES,
                 relu=True,
+                # A bias keeps the rectifier open, and z learning.
                 bias_init=nn.initializers.constant(0.5),
             ),
             IntegerConv(4 * n, (3, 3), source=FEATURES, target=STREAM),
         ]
-        self.learn = [
-            IntegerConv(n, (3, 3), source=_context(k), target=STREAM)
-            for k in range(len(self.slices) - 1)
-        ]
+        self.at_step = IntegerConv(n, (1, 1), source=FEATURES, target=STREAM)
+        self.learn = [IntegerConv(n, target=STREAM) for _ in self.slices[:-1]]
         self.beside = [
-            IntegerConv(n, (3, 3), source=_context(k), target=STREAM)
-            for k in range(self.two_passes)
+            [IntegerConv(n, target=STREAM) for _ in range(self.passes_of(k) - 1)]
+            for k in range(len(self.slices))
         ]
-        # Low frequencies are predicted straight from what is known, without a narrow layer.
-        self.straight = IntegerConv(
-            self.slices[0],
-            (1, 1),
-            source=STREAM,
-            target=LATENT,
-            kernel_init=nn.initializers.normal(0.02),
-        )
-        self.hidden = [IntegerConv(n, (1, 1), source=FEATURES, relu=True) for _ in self.slices]
+        if self.means:
+            # Means of the first slice straight from what they resemble, without a narrow layer:
+            # averages in z at first, and averages of known neighbours after that.
+            first = functools.partial(_diagonal, means, COARSE)
+            starts = [repeated(first, SIDE_STRIDE**2)] + [nn.initializers.zeros] * 2
+            self.spread = [
+                IntegerConv(
+                    self.slices[0] * SIDE_STRIDE**2, source=SIDE, target=LATENT, kernel_init=start
+                )
+                for start in starts[: self.passes_of(0)]
+            ]
+            self.between = [
+                IntegerConv(
+                    self.slices[0],
+                    (3, 3),
+                    source=WIDE,
+                    target=LATENT,
+                    kernel_init=functools.partial(_neighbours, means, across),
+                )
+                for across in (True, False)[3 - self.passes_of(0) :]
+            ]
+        self.hidden = [IntegerConv(n, (1, 1), relu=True) for _ in self.slices]
         outputs = 1 + self.means
         self.last = [
             IntegerConv(
                 outputs * c,
                 (1, 1),
-                source=FEATURES,
                 target=OUTPUT,
-                kernel_init=nn.initializers.normal(0.01),
-                bias_init=functools.partial(_first_bias, c),
+                kernel_init=functools.partial(_first_kernel, c),
+                bias_init=functools.partial(_first_bias, start, c),
             )
-            for c in self.slices
+            for start, c in zip(np.cumsum((0, *self.slices)), self.slices, strict=False)
         ]
 
-    def __call__(self, y: Array) -> Array:
+    def __call__(self, y: Array, level: Array) -> Array:
         """Every layer once, for init and to_integers."""
         z = self.summarise(y)
-        known, start = self.begin(z), 0
+        known, start = self.begin(z, level), 0
         for k, size in enumerate(self.slices):
             part = y[..., start : start + size]
-            self.group(k, known, part)
+            for number in range(self.passes_of(k)):
+                self.group(k, number, known, part, z)
             known, start = self.go_on(k, known, part), start + size
         return known
 
     def summarise(self, y: Array) -> Array:
         """Side information f32[b, h / 4, w / 4, side] of latents, not yet rounded."""
-        x = jnp.arcsinh(y)
+        x = jnp.arcsinh(y[..., :SUMMARISED])
         for layer in self.squeeze[:-1]:
             x = nn.relu(layer(x))
-        return self.squeeze[-1](x)
+        return self.squeeze[-1](x) + self.coarse(y[..., : min(3, self.slices[0])])
 
-    def begin(self, z: Array) -> Array:
-        """What the side information tells: STREAM [b, h, w, width]."""
+    def begin(self, z: Array, level: Int32[Array, " b"]) -> Array:
+        """What side information and step tell: STREAM [b, h, w, width]."""
         x = depth_to_space(self.expand[0](z), 2)
-        return depth_to_space(self.expand[1](x), 2)
+        x = depth_to_space(self.expand[1](x), 2)
+        near = octaves(level)
+        near = near.astype(FEATURES.dtype) if is_integer(z) else near * FEATURES.step
+        return add(x, jnp.broadcast_to(self.at_step(near), x.shape), STREAM)
 
     def go_on(self, k: int, known: Array, part: Array) -> Array:
         """What is known after slice k, whose latents are `part`."""
         if k == len(self.slices) - 1:
             return known
-        return add(known, self.learn[k](rescale(part, LATENT, _context(k))), STREAM)
+        return add(known, self.learn[k](_seen(part)), STREAM)
 
-    def group(self, k: int, known: Array, anchors: Array | None) -> Group:
-        """The parameters of slice k; anchors: its latents that are known, others 0, if any."""
-        if anchors is not None and k < self.two_passes:
-            known = add(known, self.beside[k](rescale(anchors, LATENT, _context(k))), STREAM)
+    def group(self, k: int, number: int, known: Array, part: Array, z: Array) -> Group:
+        """The parameters of pass `number` over slice k; part: its known latents, others 0."""
+        if number:
+            known = add(known, self.beside[k][number - 1](_seen(part)), STREAM)
         hidden = jnp.maximum(rescale(known, STREAM, FEATURES), 0)
         out = self.last[k](self.hidden[k](hidden))
         mean, row = jnp.split(out, 2, -1) if self.means else (jnp.zeros_like(out), out)
         if not is_integer(out):  # integers are what they are, in larger units
             mean, row = 4 * mean, 16 * row
         if self.means and k == 0:
-            mean = add(mean, self.straight(known), LATENT)
+            mean = add(mean, self._resembling(number, part, z), LATENT)
         row = rescale(row, WIDE_ROW, ROW)
         if is_integer(row):
             return Group(mean, jnp.clip(row, 0, len(SCALES) - 1))
         row = entropy.lower_bound(entropy.upper_bound(row, len(SCALES) - 1.0), 0.0)
         return Group(mean, row)
 
+    def _resembling(self, number, part, z):
+        """Means of the first slice from averages in z, and from neighbours where some are known."""
+        far = depth_to_space(self.spread[number](z), SIDE_STRIDE)
+        if number == 0:
+            return far
+        # Reflected, a lattice of known positions goes on beyond the border.
+        around = [(0, 0), (1, 1), (1, 1), (0, 0)]
+        wide = jnp.pad(rescale(part, LATENT, WIDE), around, mode="reflect")
+        return add(far, self.between[number - 1](wide)[:, 1:-1, 1:-1], LATENT)
 
-def _context(k):
-    return CONTEXT if k else WIDE
+
+def _seen(part):
+    return signed_logarithms(rescale(part, LATENT, LATENT), LATENT, FEATURES)
 
 
-def _first_bias(channels, key, shape, dtype=jnp.float32):
-    """Means of 0, scales of the table's middle."""
-    return jnp.zeros(shape, dtype).at[-channels:].set(FIRST_ROW)
+def _diagonal(channels, value, key, shape, dtype=jnp.float32):
+    """The first channels to themselves, from every tap; in 3 x 3 kernels from the middle alone."""
+    taps = np.pad([[1.0]], 1) if shape[0] == 3 else np.ones(shape[:2])
+    return jnp.asarray(value * taps[:, :, None, None] * _same(channels, shape), dtype)
+
+
+def _same(channels, shape):
+    """f32[in, out], 1 for each of the first channels and itself."""
+    return np.eye(*shape[2:]) * (np.arange(shape[2]) < channels)[:, None]
+
+
+def _neighbours(channels, across, key, shape, dtype=jnp.float32):
+    """The average of the four neighbours beside, or of the four across."""
+    taps = (np.add.outer(range(3), range(3)) % 2 == 1) ^ across
+    taps = 0.25 * taps * (1 - np.pad([[1]], 1))
+    return jnp.asarray(taps[:, :, None, None] * _same(channels, shape), dtype)
+
+
+def _first_kernel(channels, key, shape, dtype=jnp.float32):
+    """Means of 0, and scales that hardly differ."""
+    kernel = 0.01 * jax.random.normal(key, shape, dtype)
+    return kernel.at[..., :-channels].set(0.0)
+
+
+def _first_bias(start, channels, key, shape, dtype=jnp.float32):
+    """Means of 0, and scales that a DCT of photos has at middling steps: they fall as a power."""
+    scale = 8.0 * (1.0 + start + np.arange(channels)) ** -0.62
+    row = np.clip(np.log(scale / SCALES[0]) / LOG_RATIO, 0, len(SCALES) - 1)
+    return jnp.zeros(shape, dtype).at[-channels:].set(row / 16)
 
 
 def scale_of(row: Array) -> Array:
@@ -172,9 +249,19 @@ def scale_of(row: Array) -> Array:
     return SCALES[0] * jnp.exp(LOG_RATIO * row)
 
 
-def anchors(shape: tuple[int, int]) -> np.ndarray:
-    """bool[h, w]: the colour of the checkerboard that is coded first."""
-    return np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % 2 == 0
+def lattice(shape: tuple[int, int], passes: int) -> np.ndarray:
+    """int[h, w]: the pass that codes each position, 0 .. passes - 1.
+
+    The last pass is one colour of a checkerboard; before it, turned by 45 degrees and coarser, one
+    colour of the rest, and so on: each pass knows all neighbours of one kind around it.
+    """
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
+    order = np.zeros(shape, np.int64)
+    if passes > 1:
+        order[(y + x) % 2 == 1] = passes - 1
+        if passes > 2:
+            order[(y % 2 == 1) & (x % 2 == 1)] = passes - 2
+    return order
 
 
 def restore(symbols: Array, mean: Array) -> Array:

@@ -23,10 +23,11 @@ from .latent_prior import FEATURES, LATENT
 
 BLOCK = 16
 PIXEL = FixedPoint(16, 8)  # samples in units of the step: +-127 in 1/256
-# An orthonormal basis has weights of 0.06, which steps that suit networks would drown: both linear
-# parts learn it times SLOW.
-SLOW = 16
-SLOW_PIXEL = FixedPoint(16, 4)
+# An orthonormal basis has weights of 0.06, which steps that suit networks would drown before the
+# prior has learned to say what coding them costs: both linear parts learn it times SLOW.
+SLOW = 128
+SLOW_PIXEL = FixedPoint(16, 1)
+SMALL = 8  # so many times slower the network beside it moves away from 0
 # An integer layer has room for weights times the widest input: of many high frequencies, +-128.
 LOW, HIGH = 24, FixedPoint(12, 4)
 CELL = 4  # the synthesis network works at a quarter of the resolution
@@ -59,7 +60,7 @@ class Analysis(nn.Module):
     """Planes [b, h, w, 3] and steps [b] -> latents f32[b, h / 16, w / 16, channels]."""
 
     channels: int
-    width: int = 96
+    width: int = 64
 
     @nn.compact
     def __call__(self, planes: Array, step: Array) -> Array:
@@ -71,12 +72,11 @@ class Analysis(nn.Module):
         level = jnp.log2(step)[:, None, None, None] / 4 - 1
         x = jnp.concatenate([x, jnp.broadcast_to(level, (*x.shape[:-1], 1))], -1)
         x = nn.Dense(self.width)(x)
-        for _ in range(2):
-            x = _residual_block(x, self.width)
+        x = _residual_block(x, self.width)
         x = nn.Dense(2 * self.width)(space_to_depth(x, 2))
         for _ in range(2):
             x = _residual_block(x, 2 * self.width, inner=self.width)
-        return y + nn.Dense(self.channels, kernel_init=nn.initializers.zeros)(x)
+        return y + nn.Dense(self.channels, kernel_init=nn.initializers.zeros)(x) / SMALL
 
 
 def _residual_block(x, width, inner=None):
@@ -88,7 +88,7 @@ def _residual_block(x, width, inner=None):
 class Synthesis(nn.Module):
     """Latents on the LATENT grid -> planes in units of the step, on the PIXEL grid."""
 
-    width: int = 48
+    width: int = 40
     blocks: int = 3
 
     @nn.compact
@@ -108,7 +108,7 @@ class Synthesis(nn.Module):
         whole = add(*parts, SLOW_PIXEL) if len(parts) > 1 else parts[0]
         planes = depth_to_space(whole, BLOCK)
         planes = planes if is_integer(planes) else planes / SLOW  # integers: the same, on PIXEL
-        x = space_to_depth(planes, CELL)
+        x = jnp.concatenate([space_to_depth(planes, CELL), _places(planes)], -1)
         x = IntegerConv(self.width, (1, 1), source=PIXEL, target=FEATURES)(x)
         for _ in range(self.blocks):
             inner = IntegerConv(self.width, (3, 3), source=FEATURES)(jnp.maximum(x, 0))
@@ -121,6 +121,17 @@ class Synthesis(nn.Module):
             kernel_init=nn.initializers.normal(1e-3),
         )
         return add(planes, depth_to_space(last(jnp.maximum(x, 0)), CELL), PIXEL)
+
+
+def _places(planes):
+    """Where each cell lies in its block, one-hot: blocks have edges, and networks may know them."""
+    across = BLOCK // CELL
+    one_hot = np.eye(across**2).reshape(across, across, across**2)
+    if is_integer(planes):
+        one_hot = one_hot.astype(int) << PIXEL.fraction
+    batch, height, width, _ = planes.shape
+    tiled = np.tile(one_hot, (height // BLOCK, width // BLOCK, 1)).astype(planes.dtype)
+    return jnp.broadcast_to(tiled, (batch, *tiled.shape))
 
 
 def scale_planes(planes: Array, step: Array) -> Array:

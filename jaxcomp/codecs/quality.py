@@ -16,6 +16,9 @@ QUALITIES = (1, 5, 10, 18, 25, 40, 60, 80, 90, 95, 100)
 STEPS = (400.0, 300.0, 170.0, 113.0, 93.0, 72.0, 57.0, 36.0, 23.0, 15.0, 4.0)
 STEP_BITS = 4  # in files, steps are integers in 1/16
 MIN_STEP, MAX_STEP = 16, 16 * 400
+# lambda / step**2 per coefficient: half of what quantizing finer gains, step**2 / 12 a coefficient
+# and a quarter of it for every bit, leaves room for what an encoder drops.
+RATE_WEIGHT = 0.058
 RATE_TOLERANCE = 0.015  # how far below a rate target the search stops, relative
 
 

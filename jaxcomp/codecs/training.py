@@ -1,6 +1,6 @@
 """One training step for every image codec that learns.
 
-    minimise  bits per pixel + rate_weight(quality) * mean squared error in levels**2
+    minimise  step(quality) * (bits per pixel + rate_weight(quality) * mean squared error)
 
 over crops of photos and, for codecs of many rates, over qualities drawn per crop. A codec is seen
 through its `apply` alone:
@@ -10,7 +10,6 @@ through its `apply` alone:
 A step depends on the seed and its number, so that a run resumes to the same bits.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,12 +20,12 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from jaxcomp.base import Codec
 
-from .quality import step_of
+from .quality import RATE_WEIGHT, step_of
 
-QUALITIES = (5.0, 97.0)  # what is drawn: beyond, files are rarely wanted and hard to learn from
-# Where quantizing finer gains as much as coding it costs: error step**2 / 12 per coefficient, a bit
-# for every halving, three samples per pixel. Twice that leaves room for what the encoder drops.
-RATE_WEIGHT = 2 * 18 / math.log(2)
+QUALITIES = (5.0, 95.0)  # what is drawn: beyond, files are rarely wanted and hard to learn from
+# Files of half the step are about twice as large. Losses are weighted by the inverse of that: a
+# tenth saved counts the same at every rate.
+TYPICAL_STEP = 40.0
 # The average of parameters over about 1 / (1 - AVERAGE) steps is what is kept in the end.
 AVERAGE = 0.999
 
@@ -42,7 +41,7 @@ class State(NamedTuple):
 
 def rate_weight(quality: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """lambda in bits per pixel per squared level."""
-    return RATE_WEIGHT / step_of(quality) ** 2
+    return 3 / (RATE_WEIGHT * step_of(quality) ** 2)  # three samples per pixel
 
 
 def optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
@@ -76,7 +75,8 @@ def make_step(
         found, bits = codec.apply(params, images, key=key, quality=quality)
         error = jnp.mean((found - images) ** 2, (1, 2, 3))
         rate = bits / (images.shape[1] * images.shape[2])
-        total = jnp.mean(rate + rate_weight(quality) * error)
+        total = rate + rate_weight(quality) * error
+        total = jnp.mean(total * step_of(quality) / TYPICAL_STEP)
         psnr = jnp.mean(10 * jnp.log10(255.0**2 / jnp.maximum(error, 1e-3)))
         return total, {"loss": total, "bpp": jnp.mean(rate), "psnr_db": psnr}
 

@@ -23,7 +23,7 @@ LARGEST = 1 << 28
 
 def save_weights(codec: Codec, params: Any) -> bytes:
     """The .jxw file of params: floats from training, or what load_weights gave."""
-    from jaxcomp.codecs import latent_coding as latents
+    from jaxcomp.codecs import latent_frozen as latents
 
     if codec.name not in TRAINABLE:
         raise UnsupportedInput(f"expected one of {', '.join(TRAINABLE)}, got {codec.name}")
@@ -38,7 +38,7 @@ def save_weights(codec: Codec, params: Any) -> bytes:
         parts.append(array.tobytes())
     header = {
         "codec_name": codec.name,
-        "design": [list(design.slices), *design[2:]],
+        "design": [list(design.slices), *design[2:-1], list(design.passes)],
         "arrays": listing,
     }
     return pack(KIND, header, {"arrays": b"".join(parts)})
@@ -46,8 +46,9 @@ def save_weights(codec: Codec, params: Any) -> bytes:
 
 def load_weights(data: bytes) -> tuple[Codec, Any]:
     """(codec, params) of a .jxw file. Raises CorruptStream, or UnsupportedInput for other files."""
-    from jaxcomp.codecs import latent_coding as latents
+    from jaxcomp.codecs import latent_frozen as latents
     from jaxcomp.codecs.latent_codec import Design
+    from jaxcomp.codecs.latent_coding import latent_codec
 
     container = unpack(data)
     if container.codec != KIND:
@@ -56,8 +57,8 @@ def load_weights(data: bytes) -> tuple[Codec, Any]:
     if name not in TRAINABLE:
         raise UnsupportedInput(f"expected weights for one of {', '.join(TRAINABLE)}, got {name!r}")
     try:
-        slices, *rest = container.header["design"]
-        codec = latents.latent_codec(Design(name, tuple(slices), *rest))
+        slices, *rest, passes = container.header["design"]
+        codec = latent_codec(Design(name, tuple(slices), *rest, tuple(passes)))
         flat = _read_arrays(container.header["arrays"], arrays)
         params = latents.from_arrays(_nest(flat))
     except (KeyError, TypeError, ValueError) as error:
@@ -67,7 +68,7 @@ def load_weights(data: bytes) -> tuple[Codec, Any]:
 
 def weights_hash(params: Any) -> str:
     """CRC32 of what a decoder needs, as eight hexadecimal digits; files name it."""
-    from jaxcomp.codecs import latent_coding as latents
+    from jaxcomp.codecs import latent_frozen as latents
 
     arrays = latents.to_arrays(params)
     crc = 0

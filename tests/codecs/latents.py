@@ -9,7 +9,7 @@ import optax
 
 from jaxcomp import entropy
 from jaxcomp.codecs.latent_codec import Design
-from jaxcomp.codecs.latent_prior import SIDE, LatentPrior, anchors, scale_of
+from jaxcomp.codecs.latent_prior import SCALES, SIDE, LatentPrior, lattice, scale_of
 from jaxcomp.nets.fixed_point import fake_quantise
 
 STEPS = 400
@@ -26,12 +26,16 @@ def fields(seed: int) -> jax.Array:
     return jnp.asarray(both, jnp.float32)
 
 
+def _join(keep):
+    return lambda old, new: jnp.where(keep, old, new)
+
+
 @functools.cache
 def trained_bits(design: Design) -> float:
     """Bits per latent, side information included, of fields never seen, after STEPS steps."""
     prior = LatentPrior(*design[1:])
-    side, latent = entropy.factorized(design.side), entropy.gaussian()
-    first = anchors((16, 16))[..., None]
+    side, latent = entropy.factorized(design.side), entropy.gaussian(scales=SCALES)
+    level = jnp.full(2, 64)
 
     def bits(params, y, key):
         keys = jax.random.split(key)
@@ -39,14 +43,18 @@ def trained_bits(design: Design) -> float:
         z = run(y, method="summarise")
         noisy = z + jax.random.uniform(keys[0], z.shape, minval=-0.5, maxval=0.5)
         total = side.bits(params["side"], noisy).sum()
-        known, start = run(fake_quantise(z, SIDE), method="begin"), 0
+        known, start = run(z := fake_quantise(z, SIDE), level, method="begin"), 0
         noise = jax.random.uniform(keys[1], y.shape, minval=-0.5, maxval=0.5)
         for k, size in enumerate(design.slices):
             part = y[..., start : start + size]
-            group = run(k, known, None, method="group")
-            if k < design.two_passes:
-                later = run(k, known, jnp.where(first, part, 0.0), method="group")
-                group = jax.tree.map(lambda a, b: jnp.where(first, a, b), group, later)
+            order = lattice((16, 16), prior.passes_of(k))[..., None]
+            group = None
+            for number in range(prior.passes_of(k)):
+                shown = jnp.where(order < number, part, 0.0)
+                here = run(k, number, known, shown, z, method="group")
+                # Later passes take the place of earlier ones where they decide.
+                keep = order < number
+                group = here if group is None else jax.tree.map(_join(keep), group, here)
             noisy = part + noise[..., start : start + size]
             total += latent.bits({}, noisy, scale_of(group.row), group.mean).sum()
             known = run(k, known, part, method="go_on")
@@ -55,7 +63,7 @@ def trained_bits(design: Design) -> float:
 
     keys = jax.random.split(jax.random.key(0), 3)
     params = {
-        "prior": jax.jit(prior.init)(keys[0], fields(0)),
+        "prior": jax.jit(prior.init)(keys[0], fields(0), level),
         "side": side.init(keys[1]),
     }
     transform = optax.adam(optax.cosine_decay_schedule(1e-2, STEPS))

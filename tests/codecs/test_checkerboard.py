@@ -7,5 +7,5 @@ def test_the_design_is_that_of_the_paper():
     codec = jc.codecs.checkerboard()
     design = codec.init.args[0]
     assert codec.name == design.name == "checkerboard" and sum(design.slices) == 640
-    assert design.means is True and design.two_passes == 1
+    assert design.means is True and design.passes == (2,)
     assert len(design.slices) == 1

@@ -9,7 +9,7 @@ import numpy as np
 from jaxcomp.codecs import latent_codec, latent_coding
 from jaxcomp.codecs.latent_codec import Design
 
-DESIGN = Design("channel_conditional", (24, 8), side=8, width=16, two_passes=1)
+DESIGN = Design("channel_conditional", (24, 8), side=8, width=16, passes=(2,))
 
 
 def test_training_sees_what_a_file_costs_and_shows():
@@ -45,6 +45,6 @@ def test_every_parameter_learns():
     flat = jax.tree_util.tree_leaves_with_path(gradient(params))
     still = [jax.tree_util.keystr(path) for path, leaf in flat if not (np.asarray(leaf) != 0).any()]
     # Layers behind one that begins at 0 wait for it.
-    allowed = ("analysis", "straight", "factors", "expand_0']['kernel")
+    allowed = ("analysis", "spread", "factors", "expand_0']['kernel")
     assert all(np.isfinite(leaf).all() for _, leaf in flat)
     assert [path for path in still if not any(name in path for name in allowed)] == []

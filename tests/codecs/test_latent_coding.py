@@ -8,15 +8,16 @@ import pytest
 from jaxcomp.base import CorruptStream, JaxcompError, Payload
 from jaxcomp.codecs import latent_coding as coding
 from jaxcomp.codecs.latent_codec import Design
+from jaxcomp.codecs.latent_frozen import freeze
 from tests.checks import check_codec
 
-DESIGN = Design("channel_conditional", (24, 40), side=8, width=16, two_passes=1)
+DESIGN = Design("channel_conditional", (24, 40), side=8, width=16, passes=(3,))
 CODEC = coding.latent_codec(DESIGN)
 
 
 @pytest.fixture(scope="module")
 def frozen():
-    return coding.freeze(DESIGN, CODEC.init(jax.random.key(1)))
+    return freeze(DESIGN, CODEC.init(jax.random.key(1)))
 
 
 def photo(height, width):
@@ -69,10 +70,10 @@ def test_no_float_decides_what_a_decoder_reads(frozen):
     tables = frozen.wide, frozen.narrow
     programs = [
         jax.make_jaxpr(lambda *a: coding._read(DESIGN, *a))(
-            frozen.prior_integers, tables, stream, z, active
+            frozen.prior_integers, tables, stream, z, jnp.int32(step), active
         ),
-        jax.make_jaxpr(lambda *a: coding.paint(DESIGN, *a))(
-            frozen.synthesis_integers, latents, jnp.int32(step)
+        jax.make_jaxpr(lambda *a: coding._paint(DESIGN, *a))(
+            frozen.synthesis_integers, frozen.inverse_gains, latents, jnp.int32(step)
         ),
     ]
     for program in programs:
@@ -88,13 +89,12 @@ def test_no_float_decides_what_a_decoder_reads(frozen):
 def test_latents_are_the_same_with_and_without_jit(frozen):
     data = CODEC.encode(frozen, photo(64, 64), quality=50).sections["data"]
     latents, step = coding.read(DESIGN, frozen, data, (64, 64))
-    step = jnp.int32(step)
-    samples = coding.paint(DESIGN, frozen.synthesis_integers, latents, step)
+    samples = coding.paint(DESIGN, frozen, latents, step)
     four = jnp.concatenate([latents] * 4)
-    many = coding.paint(DESIGN, frozen.synthesis_integers, four, step)
+    many = coding.paint(DESIGN, frozen, four, step)
     np.testing.assert_array_equal(many[3], samples[0])
     with jax.disable_jit():
-        again = coding.paint(DESIGN, frozen.synthesis_integers, latents, step)
+        again = coding.paint(DESIGN, frozen, latents, step)
     np.testing.assert_array_equal(again, samples)
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from jaxcomp.codecs.latent_codec import Design
-from jaxcomp.codecs.latent_prior import LATENT, SCALES, LatentPrior, anchors, restore, scale_of
+from jaxcomp.codecs.latent_prior import LATENT, SCALES, LatentPrior, lattice, restore, scale_of
 from tests.codecs.latents import fields, trained_bits
 
 
 @pytest.mark.slow  # three trainings, two minutes
 def test_contexts_beat_a_prior_without_them():
     mean_scale = trained_bits(Design("mean_scale", (16,), 8, 32))
-    checkerboard = trained_bits(Design("checkerboard", (16,), 8, 32, two_passes=1))
+    checkerboard = trained_bits(Design("checkerboard", (16,), 8, 32, passes=(2,)))
     channels = trained_bits(Design("channel_conditional", (8, 8), 8, 32))
     assert checkerboard < 0.9 * mean_scale
     assert channels < 0.9 * mean_scale
@@ -21,21 +21,32 @@ def test_contexts_beat_a_prior_without_them():
 
 @pytest.mark.slow  # half a minute of compiling
 def test_a_group_depends_on_what_came_before_alone():
-    prior = LatentPrior((8, 8), 8, 16, two_passes=1)
+    prior = LatentPrior((8, 8), 8, 16, passes=(3,))
     y = fields(0)
-    variables = jax.jit(prior.init)(jax.random.key(0), y)
-    known = prior.apply(variables, prior.apply(variables, y, method="summarise"), method="begin")
-    first = anchors((16, 16))[..., None]
+    variables = jax.jit(prior.init)(jax.random.key(0), y, jnp.zeros(2, jnp.int32))
+    z = prior.apply(variables, y, method="summarise")
+    known = prior.apply(variables, z, jnp.full(2, 64), method="begin")
+    order = lattice((16, 16), 3)
 
-    def mean_of(part):
-        shown = jnp.where(first, part, 0.0)
-        return prior.apply(variables, 0, known, shown, method="group").mean.sum(0)
+    def touched(number, here):
+        def mean(part):
+            shown = jnp.where(order[..., None] < number, part, 0.0)
+            group = prior.apply(variables, 0, number, known, shown, z, method="group")
+            return group.mean.sum(0)[here].sum()
 
-    here = (5, 6)  # not an anchor: its neighbours are
-    gradient = jax.grad(lambda part: mean_of(part)[here].sum())(y[..., :8])[0]
-    touched = np.argwhere(np.abs(gradient).sum(-1) > 0)
-    assert len(touched) == 4 and not first[5, 6]
-    assert {tuple(p) for p in touched} == {(4, 6), (6, 6), (5, 5), (5, 7)}
+        gradient = jax.jit(jax.grad(mean))(y[..., :8])[0]
+        return {tuple(p) for p in np.argwhere(np.abs(gradient).sum(-1) > 0).tolist()}
+
+    assert touched(0, (4, 6)) == set()
+    assert touched(1, (5, 7)) == {(4, 6), (4, 8), (6, 6), (6, 8)}
+    # The last knows the four beside it and, of a 3 x 3 kernel, those across are its own colour.
+    assert touched(2, (5, 6)) == {(4, 6), (6, 6), (5, 5), (5, 7)}
+
+
+def test_a_lattice_is_refined_by_half():
+    np.testing.assert_array_equal(lattice((3, 4), 1), np.zeros((3, 4)))
+    np.testing.assert_array_equal(lattice((2, 4), 2), [[0, 1, 0, 1], [1, 0, 1, 0]])
+    np.testing.assert_array_equal(lattice((2, 4), 3), [[0, 2, 0, 2], [2, 1, 2, 1]])
 
 
 def test_scales_and_latents_stay_on_their_grids():

@@ -1,0 +1,94 @@
+"""What training leaves, once: the integers and tables that encode and decode."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32
+
+from jaxcomp import coding, entropy
+from jaxcomp.coding import Tables
+from jaxcomp.nets import gain
+from jaxcomp.nets.integer import to_integers
+
+from .latent_codec import GAIN_BITS, UNIT, Design, networks
+from .latent_prior import LEVEL_BITS, OCTAVES, SCALES
+
+LEVELS = ((OCTAVES - 1) << LEVEL_BITS) + 1
+# Slices after these are of high frequencies: their symbols rarely leave a narrow table, in which a
+# symbol that is nearly certain costs 0.0007 bits instead of 0.006.
+WIDE_SLICES = 4
+WIDE_SYMBOLS, NARROW_SYMBOLS = 256, 32
+CERTAIN = len(SCALES)  # the row of what is not coded
+
+
+class Frozen(NamedTuple):
+    """What encodes and decodes: analysis in floats, everything a decoder needs in integers."""
+
+    analysis: Any
+    prior: Any  # floats of the part that makes side information
+    prior_integers: Any
+    synthesis_integers: Any
+    inverse_gains: Int32[Array, "levels c"]  # in 2**-GAIN_BITS
+    side: Tables
+    wide: Tables
+    narrow: Tables
+
+
+def freeze(design: Design, params: dict[str, Any]) -> Frozen:
+    """The integers of trained parameters; once, after training."""
+    nets = networks(design)
+    latents = jnp.zeros((1, UNIT // 16, UNIT // 16, sum(design.slices)))
+    wide, narrow = (
+        entropy.gaussian(maximum_symbols=n, scales=SCALES).tables({})
+        for n in (WIDE_SYMBOLS, NARROW_SYMBOLS)
+    )
+    floats = ("squeeze", "coarse")
+    encoder = {k: v for k, v in params["prior"]["params"].items() if k.startswith(floats)}
+    level = jnp.zeros(1, jnp.int32)
+    return Frozen(
+        params["analysis"],
+        {"params": encoder},
+        to_integers(nets.prior, params["prior"], latents, level),
+        to_integers(nets.synthesis, params["synthesis"], latents),
+        gain.tables(nets.gain, params["gain"], LEVELS, fraction=GAIN_BITS)[1],
+        nets.side.tables(params["side"]),
+        with_certain(wide),
+        with_certain(narrow),
+    )
+
+
+def to_arrays(frozen: Frozen) -> dict[str, Any]:
+    """Nested dicts of arrays, as a weights file holds them: tables by frequencies and offsets."""
+    out = frozen._asdict()
+    for name, rows in (("side", None), ("wide", -1), ("narrow", -1)):
+        tables = out[name]
+        frequencies = np.asarray(tables.frequencies)[:rows]
+        out[name] = {"frequencies": frequencies, "offset": np.asarray(tables.offset)[:rows]}
+    return out
+
+
+def from_arrays(arrays: dict[str, Any]) -> Frozen:
+    """The inverse of to_arrays."""
+    arrays = dict(arrays)
+    for name in ("side", "wide", "narrow"):
+        stored = arrays[name]
+        # Frequencies are their own best approximation: the tables come out as they were.
+        tables = coding.build_tables(
+            stored["frequencies"].astype(np.float64), offset=stored["offset"], escape=True
+        )
+        arrays[name] = tables if name == "side" else with_certain(tables)
+    return Frozen(**arrays)
+
+
+def with_certain(tables: Tables) -> Tables:
+    """The tables and one more, in which 0 is certain: coding it changes nothing."""
+    entries = np.pad(np.asarray(tables.entries), ((0, 1), (0, 0)))
+    entries[-1] = 0xFFFF0000
+    directory = np.pad(np.asarray(tables.directory), ((0, 1), (0, 0)))
+    directory[-1, 0] = 0xFFFF0001  # symbol 0 begins in slot 0 and is that of every slot
+    offset = np.pad(np.asarray(tables.offset), (0, 1))
+    entries, directory, offset = jax.device_put((entries, directory, offset))
+    return replace(tables, entries=entries, directory=directory, offset=offset)
