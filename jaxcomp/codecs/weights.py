@@ -1,11 +1,10 @@
 """Weights of learned codecs as files (.jxw): a container of arrays, and the codec they are for.
 
 What a decoder computes with is stored as the integers it is; what only the encoder needs, floats of
-analysis, as float16. Header: the codec's name, and the path, dtype and shape of each array; section
-"arrays": their bytes, little-endian, one after the other.
+analysis, on a grid of 12 bits (packed_arrays). Header: the codec's name and design, and a row for
+each array of section "arrays".
 """
 
-import math
 import zlib
 from typing import Any
 
@@ -16,32 +15,24 @@ from jaxcomp.codecs.header import TRAINABLE
 from jaxcomp.coding.container import pack, unpack
 
 KIND = "weights"
-DTYPES = ("<f2", "<i4", "<u4", "<i2", "|i1")
-# Ten times what the largest design takes.
-LARGEST = 1 << 28
 
 
 def save_weights(codec: Codec, params: Any) -> bytes:
     """The .jxw file of params: floats from training, or what load_weights gave."""
     from jaxcomp.codecs import latent_frozen as latents
+    from jaxcomp.codecs.packed_arrays import pack_arrays
 
     if codec.name not in TRAINABLE:
         raise UnsupportedInput(f"expected one of {', '.join(TRAINABLE)}, got {codec.name}")
     design = _design(codec)
     frozen = params if isinstance(params, latents.Frozen) else latents.freeze(design, params)
-    listing, parts = [], []
-    for path, array in sorted(_flatten(latents.to_arrays(frozen)).items()):
-        array = np.asarray(array)
-        array = array.astype("<f2") if array.dtype.kind == "f" else array
-        array = array.astype(array.dtype.newbyteorder("<"))
-        listing.append([path, array.dtype.str, list(array.shape)])
-        parts.append(array.tobytes())
+    listing, packed = pack_arrays(_flatten(latents.to_arrays(frozen)))
     header = {
         "codec_name": codec.name,
         "design": [list(design.slices), *design[2:-1], list(design.passes)],
         "arrays": listing,
     }
-    return pack(KIND, header, {"arrays": b"".join(parts)})
+    return pack(KIND, header, {"arrays": packed})
 
 
 def load_weights(data: bytes) -> tuple[Codec, Any]:
@@ -49,6 +40,7 @@ def load_weights(data: bytes) -> tuple[Codec, Any]:
     from jaxcomp.codecs import latent_frozen as latents
     from jaxcomp.codecs.latent_codec import Design
     from jaxcomp.codecs.latent_coding import latent_codec
+    from jaxcomp.codecs.packed_arrays import unpack_arrays
 
     container = unpack(data)
     if container.codec != KIND:
@@ -59,7 +51,7 @@ def load_weights(data: bytes) -> tuple[Codec, Any]:
     try:
         slices, *rest, passes = container.header["design"]
         codec = latent_codec(Design(name, tuple(slices), *rest, tuple(passes)))
-        flat = _read_arrays(container.header["arrays"], arrays)
+        flat = unpack_arrays(container.header["arrays"], arrays)
         params = latents.from_arrays(_nest(flat))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptStream(f"expected the arrays of {name}, got others: {error}") from None
@@ -83,24 +75,6 @@ def weights_hash(params: Any) -> str:
 def _design(codec):
     """The design of a codec that latent_codec made."""
     return codec.init.args[0]
-
-
-def _read_arrays(listing, data):
-    flat, position = {}, 0
-    for path, dtype, shape in listing:
-        if dtype not in DTYPES or not all(type(n) is int and 0 <= n < LARGEST for n in shape):
-            raise CorruptStream(f"expected an array, got {ascii([dtype, shape])[:60]}")
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        if position + size > len(data):
-            raise CorruptStream(
-                f"expected {size} bytes for {path[:60]}, got {len(data) - position}"
-            )
-        array = np.frombuffer(data, dtype, math.prod(shape), position).reshape(shape)
-        flat[path] = array.astype(np.float32) if dtype == "<f2" else array
-        position += size
-    if position != len(data):
-        raise CorruptStream(f"expected {position} bytes of arrays, got {len(data)}")
-    return flat
 
 
 def _flatten(tree, prefix=""):
