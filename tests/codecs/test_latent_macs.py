@@ -1,0 +1,62 @@
+"""What a decoder costs: by hand, and by what decoding really runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcomp.codecs import latent_coding as coding
+from jaxcomp.codecs.latent_codec import Design
+from jaxcomp.codecs.latent_macs import decoder_macs_per_pixel
+from jaxcomp.nets.macs import macs
+
+DESIGN = Design("channel_conditional", (24, 40), side=8, width=16, passes=(2,))
+
+
+def test_a_small_design_by_hand():
+    """One block of 64 x 64: 16 positions, one of side information."""
+    begin = 9 * 8 * 32 + 4 * 9 * 8 * 64 + 10 * 16  # expand twice; ten octaves of the step
+    go_on = 16 * 9 * (2 * 24) * 16  # sizes and signs of the first slice, 3 x 3
+    network = 16 * 16 * 16  # the hidden layer of a group
+    group = network + 16 * 16 * (2 * 24)  # a mean and a row for each channel
+    spread = 9 * 8 * (24 * 16)  # means of the first slice from side information, in each pass
+    beside = go_on + 6 * 6 * 9 * 24 * 24  # the second pass: neighbours, reflected at the border
+    last = network + 16 * 16 * (2 * 40)
+    prior = begin + 2 * (group + spread) + beside + go_on + last
+    # A basis of 16 x 16 blocks; then, per 4 x 4 cell, 48 values and 16 places, and three 3 x 3.
+    synthesis = 16 * 64 * 768 + 256 * ((48 + 16) * 40 + 3 * 9 * 40 * 40 + 40 * 48)
+    found = decoder_macs_per_pixel(DESIGN, (64, 64))
+    assert found == (prior / 4096, synthesis / 4096)
+    assert found.total == (prior + synthesis) / 4096
+    # One pixel is decoded as a whole block.
+    assert decoder_macs_per_pixel(DESIGN, (1, 1)).total == prior + synthesis
+
+
+@pytest.mark.parametrize(
+    "design",
+    [
+        DESIGN._replace(passes=(3, 2)),
+        Design("mean_scale", (64,), side=8, width=16),
+        Design("hyperprior", (64,), side=8, width=16, means=False),
+    ],
+    ids=lambda design: design.name,
+)
+def test_what_is_counted_is_what_decoding_runs(design):
+    shape, groups = (100, 200), []  # padded to 128 x 256
+
+    def read(z, step):
+        def visit(k, places, channels, mean, row):
+            groups.append(k)
+            return jnp.zeros_like(mean, jnp.int32)
+
+        return coding._walk(design, {}, z, step, visit)
+
+    def paint(latents, step):
+        return coding._paint(design, {}, np.ones((145, 64), np.int32), latents, step)
+
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    prior = macs(read, jax.ShapeDtypeStruct((1, 2, 4, 8), jnp.int32), step)
+    synthesis = macs(paint, jax.ShapeDtypeStruct((1, 8, 16, 64), jnp.int16), step)
+    found = decoder_macs_per_pixel(design, shape)
+    assert found == (prior / 20000, synthesis / 20000)
+    assert len(groups) == {"channel_conditional": 5}.get(design.name, 1)
