@@ -1,5 +1,8 @@
 """Codecs of learned latents: the law, bit for bit; no floats where a decoder decides."""
 
+import struct
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 from jaxcomp.base import CorruptStream, JaxcompError, Payload
 from jaxcomp.codecs import latent_coding as coding
+from jaxcomp.codecs import latent_tiles
 from jaxcomp.codecs.latent_codec import Design
 from jaxcomp.codecs.latent_frozen import freeze
 from tests.checks import check_codec
@@ -18,6 +22,26 @@ CODEC = coding.latent_codec(DESIGN)
 @pytest.fixture(scope="module")
 def frozen():
     return freeze(DESIGN, CODEC.init(jax.random.key(1)))
+
+
+@pytest.fixture(scope="module")
+def lively(frozen):
+    """Networks that matter: those of init begin at 0, and would need no halo."""
+    analysis = dict(frozen.analysis["params"])
+    kernel = analysis["Dense_3"]["kernel"]
+    kernel = np.random.default_rng(2).normal(0, 1, kernel.shape).astype(np.float32)
+    analysis["Dense_3"] = {**analysis["Dense_3"], "kernel": kernel}
+    synthesis = dict(frozen.synthesis_integers["integers"])
+    last = synthesis["IntegerConv_4"]
+    synthesis["IntegerConv_4"] = {**last, "shift": last["shift"] - 6}  # 64 times as much
+    return frozen._replace(
+        analysis={"params": analysis}, synthesis_integers={"integers": synthesis}
+    )
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(latent_tiles, "TILE", 64)
 
 
 def photo(height, width):
@@ -111,5 +135,145 @@ def test_damage_is_named(frozen):
                 assert image.shape == (64, 64, 3)
             except CorruptStream:
                 pass
-    with pytest.raises(CorruptStream, match="8 bytes"):
+    with pytest.raises(CorruptStream, match="12 bytes"):
         CODEC.decode(frozen, Payload(header, {}))
+
+
+def test_damaged_tiles_are_named(frozen, small_tiles):
+    payload = CODEC.encode(frozen, photo(64, 128), quality=50)
+    data, header = payload.sections["data"], payload.header
+    first = 2 + 10 + sum(struct.unpack_from("<HII", data, 2))
+    assert first < len(data) - 10
+    for position in (2, 4, 8, first, first + 2, first + 6):  # sizes of both tiles
+        size = "<H" if position in (2, first) else "<I"
+        for change in (-1, 1):
+            damaged = bytearray(data)
+            (before,) = struct.unpack_from(size, data, position)
+            most = 256 ** struct.calcsize(size)
+            struct.pack_into(size, damaged, position, (before + change) % most)
+            with pytest.raises(CorruptStream):
+                CODEC.decode(frozen, Payload(header, {"data": bytes(damaged)}))
+            struct.pack_into(size, damaged, position, most - 1)
+            with pytest.raises(CorruptStream, match="tiles"):
+                CODEC.decode(frozen, Payload(header, {"data": bytes(damaged)}))
+    for bad in (data[:first], data[:-1], data + b"x"):
+        with pytest.raises(CorruptStream, match="tiles"):
+            CODEC.decode(frozen, Payload(header, {"data": bad}))
+    # A shape that would take terabytes is refused before anything is allocated.
+    with pytest.raises(CorruptStream, match="tiles"):
+        CODEC.decode(frozen, Payload({"shape": [1 << 20, 1 << 20, 3]}, payload.sections))
+
+
+def watch(monkeypatch, name):
+    """The shapes that a program of latent_coding is called with, from now on."""
+    shapes, program = set(), getattr(coding, name)
+
+    def watched(*arguments):
+        shapes.add(tuple(np.shape(x) for x in jax.tree.leaves(arguments[2:])))
+        return program(*arguments)
+
+    monkeypatch.setattr(coding, name, watched)
+    return shapes
+
+
+def test_a_photo_of_several_tiles_keeps_the_law(frozen, small_tiles, monkeypatch):
+    seen = {name: watch(monkeypatch, name) for name in ("_analyse", "_paint")}
+    codec = CODEC._replace(init=lambda key=None: frozen)
+    image = photo(250, 100)
+    decoded, payload = check_codec(codec, image, quality=60)
+    assert np.mean((decoded.astype(float) - image) ** 2) < 60
+    assert all(len(shapes) == 1 for shapes in seen.values()), "several programs"
+    # Tiles decode independently: in another order they are the same, elsewhere.
+    data = payload.sections["data"]
+    latents, step = coding.read(DESIGN, frozen, data, (250, 100))
+    starts = [2]
+    for _ in range(8):
+        starts.append(starts[-1] + 10 + sum(struct.unpack_from("<HII", data, starts[-1])))
+    assert starts[-1] == len(data)
+    tiles = [data[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    swapped = data[:2] + b"".join(tiles[2:] + tiles[:2])
+    again, _ = coding.read(DESIGN, frozen, swapped, (250, 100))
+    np.testing.assert_array_equal(np.roll(again, 4, axis=1), latents)
+
+
+def test_painting_in_tiles_is_painting_whole(lively, small_tiles, monkeypatch):
+    latents = np.random.default_rng(0).normal(0, 40, (1, 16, 12, 64)).astype(np.int16)
+    latents[0, :, :, 0] += 1000  # unlike the zeros that a convolution assumes beyond a border
+    whole = np.asarray(coding.paint(DESIGN, lively, latents, 300))[0, :250, :180]
+    assert coding.synthesis_halo(DESIGN) == 1
+    tiled = coding.paint_tiles(DESIGN, lively, latents, 300, (250, 180))
+    np.testing.assert_array_equal(tiled, whole)
+    monkeypatch.setattr(coding, "synthesis_halo", lambda design: 0)
+    without = coding.paint_tiles(DESIGN, lively, latents, 300, (250, 180))
+    wrong = (without != whole).any(-1)
+    # Three convolutions on cells of 4 pixels see 12 pixels across a border, and no further.
+    assert wrong[:, 52:76].any(0).all() and wrong[52:76].any(1).all()
+    assert not wrong[76:116, 76:116].any()
+
+
+def test_analysis_sees_its_halo_and_no_further(lively):
+    image = photo(64, 256)
+    encoder = lively.analysis, lively.prior, lively.inverse_gains
+    shape = 4, 4
+
+    def latents(image):
+        return coding._analyse(DESIGN, shape, *encoder, image, (0, 12), np.int32(300))[0]
+
+    expected = latents(image)
+    for block, seen in ((12 - coding.ANALYSIS_HALO, True), (11 - coding.ANALYSIS_HALO, False)):
+        other = image.copy()
+        other[:, : 16 * (block + 1)] = 255 - other[:, : 16 * (block + 1)]
+        assert np.array_equal(latents(other), expected) != seen, block
+
+
+def test_latents_of_a_tile_are_those_of_the_photo(lively, small_tiles):
+    image = photo(64, 512)
+    encoder = lively.analysis, lively.prior, lively.inverse_gains
+
+    def latents(tile):
+        box, window = tile
+        corner = tuple(s.start for s in box.within(window).slices(16))
+        shape = box.height // 16, box.width // 16
+        seen = latent_tiles.cut(image, window)
+        return coding._analyse(DESIGN, shape, *encoder, seen, corner, np.int32(300))[0]
+
+    whole = latents(latent_tiles.one_tile(64, 512))
+    for tile in latent_tiles.tiles(64, 512, halo=coding.ANALYSIS_HALO):
+        expected = whole[:, *tile.box.slices(16)]
+        np.testing.assert_allclose(latents(tile), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_seams_are_not_seen(frozen, monkeypatch):
+    image = photo(64, 256)
+    one, _ = CODEC.apply(frozen, image, quality=40)
+    monkeypatch.setattr(latent_tiles, "TILE", 64)
+    several, _ = CODEC.apply(frozen, image, quality=40)
+    assert (one != several).any()
+    near = (np.arange(256) + 16) % 64 < 32
+    near[:16] = near[-16:] = False
+
+    def psnr_db(decoded):
+        error = np.mean((decoded.astype(float) - image)[:, near] ** 2)
+        return 10 * np.log10(255**2 / error)
+
+    assert psnr_db(several) > psnr_db(one) - 0.1
+
+
+def test_each_step_is_analysed_once(frozen, small_tiles, monkeypatch):
+    steps, alive = [], []
+
+    def watched(design, params, samples, step, tile, program=coding.analyse):
+        assert sum(choices() is not None for choices in alive) <= 1
+        steps.append(step)
+        choices = program(design, params, samples, step, tile)
+        alive.append(weakref.ref(choices.latents))
+        return choices
+
+    monkeypatch.setattr(coding, "analyse", watched)
+    CODEC.encode(frozen, photo(64, 64), bpp=2.0)
+    assert len(set(steps)) == len(steps) > 1
+    # Several tiles are too many to keep: the last step's are analysed again, to be written.
+    steps.clear(), alive.clear()
+    payload = CODEC.encode(frozen, photo(128, 128), bpp=2.0)
+    assert len(steps) == 4 * (len(set(steps)) + 1)
+    assert 8 * len(payload.sections["data"]) <= 2.0 * 128 * 128
