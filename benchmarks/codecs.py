@@ -26,6 +26,7 @@ from jaxcomp.codecs.files import load, save
 from jaxcomp.measures import bd_rate_percent
 
 QUALITIES = (5, 10, 25, 40, 60, 80, 95)
+CODECS = ("learned", "dct")
 REPORTED = (10, 25, 40, 60, 80, 95)
 SHARED = Path(__file__).parents[1] / "../shared/data"
 
@@ -80,36 +81,36 @@ def jpeg_psnr(image: np.ndarray, quality: int) -> float:
     return psnr_db(image, np.asarray(Image.open(file)))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=SHARED if SHARED.exists() else None)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("--data: expected the folder that holds kodak/ and rd/")
-    peers = json.loads((arguments.data / "rd/pillow_kodak_odd.json").read_text())
-    codec = jaxcomp.codecs.dct()
-    images = {
-        name: np.asarray(Image.open(arguments.data / "kodak" / name).convert("RGB"))
-        for name in sorted(peers)
-    }
-    save(codec, next(iter(images.values())), quality=50)  # compile
+def judge(name: str, images: dict, jpeg: dict) -> dict[str, list[dict]]:
+    """The rows of measure for each photo, after a file that compiles."""
+    codec = getattr(jaxcomp.codecs, name)()
     load(save(codec, next(iter(images.values())), quality=50))
-    print(f"{'photo':14}{'dct':>8}{'low':>8}{'high':>8}   BD-rate % against JPEG")
-    ours, rows, rates = {}, {}, {}
-    for name, image in images.items():
-        rows[name] = measure(codec, image)
-        curve = np.array([[row["bpp"], row["psnr_db"]] for row in rows[name]])
-        ours[name] = halves(np.array(peers[name]["jpeg"]), curve)
-        print(f"{name:14}{ours[name][0]:8.1f}{ours[name][1]:8.1f}{ours[name][2]:8.1f}", flush=True)
-    rates["dct"] = np.mean(list(ours.values()), axis=0).tolist()
-    for peer in ("webp", "jpeg2000", "avif"):
-        pairs = [(np.array(p["jpeg"]), np.array(p[peer])) for p in peers.values()]
-        rates[peer] = np.mean([halves(*pair) for pair in pairs], axis=0).tolist()
-    print("\nBD-rate % against JPEG 4:2:0 optimised, mean over photos (all, low, high)")
-    for name, value in rates.items():
-        print(f"{name:14}" + "".join(f"{v:8.1f}" for v in value))
-    print("\nquality   bpp    PSNR  JPEG's PSNR  encode ms  decode ms   (means; medians of times)")
+    print(f"{'photo':14}{name:>8}{'low':>8}{'high':>8}   BD-rate % against JPEG")
+    rows = {}
+    for photo, image in images.items():
+        rows[photo] = measure(codec, image)
+        found = halves(jpeg[photo], _points(rows)[photo])
+        print(f"{photo:14}{found[0]:8.1f}{found[1]:8.1f}{found[2]:8.1f}", flush=True)
+    return rows
+
+
+def _points(rows: dict) -> dict[str, np.ndarray]:
+    """Bits per pixel and PSNR of each photo."""
+    return {
+        name: np.array([[row["bpp"], row["psnr_db"]] for row in found])
+        for name, found in rows.items()
+    }
+
+
+def mean_halves(anchor: dict, found: dict) -> list[float]:
+    """Means over photos of halves; found: curves, or the rows of judge."""
+    found = found if isinstance(next(iter(found.values())), np.ndarray) else _points(found)
+    return np.mean([halves(anchor[name], curve) for name, curve in found.items()], 0).tolist()
+
+
+def tabulate(name: str, rows: dict, images: dict) -> list[dict]:
+    """Means over photos at each quality; medians of times."""
+    print(f"\n{name}: quality   bpp    PSNR  JPEG's PSNR  encode ms  decode ms")
     table = []
     for quality in REPORTED:
         chosen = [row for r in rows.values() for row in r if row["quality"] == quality]
@@ -122,7 +123,33 @@ def main() -> None:
             "decode_ms": statistics.median(row["decode_ms"] for row in chosen),
         }
         table.append(line)
-        print("{:7d}{:7.3f}{:8.2f}{:11.2f}{:12.0f}{:11.0f}".format(*line.values()), flush=True)
+        print("{:15d}{:7.3f}{:8.2f}{:11.2f}{:12.0f}{:11.0f}".format(*line.values()), flush=True)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=SHARED if SHARED.exists() else None)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("--data: expected the folder that holds kodak/ and rd/")
+    peers = json.loads((arguments.data / "rd/pillow_kodak_odd.json").read_text())
+    images = {
+        name: np.asarray(Image.open(arguments.data / "kodak" / name).convert("RGB"))
+        for name in sorted(peers)
+    }
+    jpeg = {name: np.array(peers[name]["jpeg"]) for name in images}
+    curves = {name: judge(name, images, jpeg) for name in CODECS}
+    rates = {name: mean_halves(jpeg, found) for name, found in curves.items()}
+    for peer in ("webp", "jpeg2000", "avif"):
+        rates[peer] = mean_halves(jpeg, {name: np.array(peers[name][peer]) for name in images})
+    print("\nBD-rate % against JPEG 4:2:0 optimised, mean over photos (all, low, high)")
+    for name, value in rates.items():
+        print(f"{name:14}" + "".join(f"{v:8.1f}" for v in value))
+    against = mean_halves(*(_points(curves[name]) for name in ("dct", "learned")))
+    print("learned / dct " + "".join(f"{v:8.1f}" for v in against))
+    tables = {name: tabulate(name, found, images) for name, found in curves.items()}
     if arguments.out:
         result = {
             "method": "file bytes of jaxcomp.codecs.save; RGB PSNR over all pixels; BD-rate by "
@@ -137,9 +164,9 @@ def main() -> None:
                 "python": platform.python_version(),
             },
             "bd_rate_percent (all, low, high)": rates,
-            "photos (all, low, high)": ours,
-            "table": table,
-            "curves": rows,
+            "bd_rate_percent of learned against dct (all, low, high)": against,
+            "tables": tables,
+            "curves": curves,
         }
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 

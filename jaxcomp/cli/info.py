@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, judge, print."""
-    from jaxcomp.codecs.header import ICC_SECTION, icc_profile, image_shape
+    from jaxcomp.codecs.header import ICC_SECTION, decoder_macs, icc_profile, image_shape
     from jaxcomp.coding.container import pack, read
 
     with common.naming(arguments.input):
@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         container = read(common.binary_stdin() if piped else arguments.input)
         height, width, *rest = image_shape(container, max_pixels=arguments.max_pixels)
         icc = icc_profile(container)
+        macs = decoder_macs(container)
     sizes = {name: len(data) for name, data in container.sections.items()}
     total = len(pack(container.codec, container.header, container.sections))
     record = {
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         "container_bytes": total - sum(sizes.values()),
         "sections": sizes,
         "icc_bytes": len(icc) if icc else 0,
+        "decoder_macs_per_pixel": macs,
         "header": {k: v for k, v in container.header.items() if k != "shape"},
     }
     if arguments.json:
@@ -60,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         ["size", f"{total} bytes, {record['bpp']:.3f} bpp"],
         ["container", f"{record['container_bytes']} bytes"],
     ]
+    if macs is not None:
+        rows.append(["decoder", f"{macs} multiply-accumulates per pixel in its networks"])
     rows += [
         [name, f"{size} bytes" + (f" ({len(icc)} inflated)" if name == ICC_SECTION and icc else "")]
         for name, size in sizes.items()

@@ -23,7 +23,9 @@ images/s), curve.png, and at the end weights.jxw. Crops, noise and order depend 
 number of the step alone, so a resumed run is the same run. All devices of this host share a batch.
 """
 LOG = "log.jsonl"
-SETTINGS = ("codec", "steps", "batch", "crop", "learning_rate", "seed")
+# What tables are counted from in the end.
+SHEETS, SHEET = 40, 4
+SETTINGS = ("codec", "steps", "batch", "crop", "learning_rate", "seed", "still")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +48,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=common.positive_int, default=8, help="crops per step")
     parser.add_argument("--crop", type=common.positive_int, default=128, help="a multiple of 64")
     parser.add_argument("--learning-rate", type=common.positive_float, default=1e-3)
+    parser.add_argument(
+        "--still",
+        default="",
+        metavar="PARTS",
+        help="what does not learn: of analysis, prior, synthesis, gain, side; with commas between",
+    )
     parser.add_argument("--seed", type=common.positive_int, default=1)
     parser.add_argument(
         "--every", type=common.positive_int, default=500, metavar="N", help="steps per report"
@@ -101,7 +109,13 @@ def _train(photos: Any, folder: Path, arguments: argparse.Namespace) -> Iterator
     codec = find(arguments.codec)
     transform = training.optimizer(arguments.learning_rate, arguments.steps)
     state = training.begin(codec, transform, arguments.seed)
-    step = training.make_step(codec, transform, arguments.seed)
+    still = tuple(filter(None, arguments.still.split(",")))
+    if unknown := set(still) - set(state.params):
+        raise UnsupportedInput(
+            f"expected --still to name some of {', '.join(sorted(state.params))}, got "
+            f"{', '.join(sorted(unknown))}"
+        )
+    step = training.make_step(codec, transform, arguments.seed, still=still)
     devices = jax.device_count()
     if arguments.batch % devices:
         raise UnsupportedInput(
@@ -123,6 +137,7 @@ def _steps(photos, folder, arguments, state, step, split, manager):
     import jax
 
     from jaxcomp.codecs.files import find
+    from jaxcomp.codecs.latent_calibration import calibrate
     from jaxcomp.codecs.weights import save_weights
 
     begun, sums, done = time.perf_counter(), None, int(state.step)
@@ -141,8 +156,20 @@ def _steps(photos, folder, arguments, state, step, split, manager):
             begun, sums, done = time.perf_counter(), None, number + 1
             yield record
     manager.wait_until_finished()
-    weights = jax.device_get(state.average)
-    common.write(os.fspath(folder / "weights.jxw"), save_weights(find(arguments.codec), weights))
+    codec, weights = find(arguments.codec), jax.device_get(state.average)
+    params = calibrate(codec, weights, _sheets(photos, arguments))
+    common.write(os.fspath(folder / "weights.jxw"), save_weights(codec, params))
+
+
+def _sheets(photos, arguments) -> Iterator[Any]:
+    """Pictures of SHEET x SHEET crops, other ones than training saw: as large as photos are."""
+    import numpy as np
+
+    for number in range(SHEETS):
+        crops = photos.batch(arguments.crop, SHEET**2, seed=arguments.seed + 1, step=number)
+        rows = crops.reshape(SHEET, SHEET, *crops.shape[1:]).swapaxes(1, 2)
+        side = SHEET * arguments.crop
+        yield np.ascontiguousarray(rows).reshape(side, side, 3)
 
 
 def _saved(state):

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from .channel_conditional import channel_conditional as channel_conditional
     from .checkerboard import checkerboard as checkerboard
     from .dct import dct as dct
+    from .factorized import factorized as factorized
     from .files import load as load
     from .files import save as save
     from .hyperprior import hyperprior as hyperprior
+    from .learned import learned as learned
     from .mean_scale import mean_scale as mean_scale
     from .weights import load_weights as load_weights
     from .weights import save_weights as save_weights
@@ -24,8 +26,10 @@ _FILES = {
     "channel_conditional": ("channel_conditional",),
     "checkerboard": ("checkerboard",),
     "dct": ("dct",),
+    "factorized": ("factorized",),
     "files": ("load", "save"),
     "hyperprior": ("hyperprior",),
+    "learned": ("learned",),
     "mean_scale": ("mean_scale",),
     "weights": ("load_weights", "save_weights"),
 }

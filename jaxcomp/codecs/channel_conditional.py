@@ -13,13 +13,14 @@ from .latent_coding import latent_codec
 
 SLICES = (3, 9, 20, 32, 48, 72, 112, 152, 192)
 PASSES = (3, 2, 2)
+SIDE, WIDTH = 48, 96
 
 
 def channel_conditional(
     *,
     slices: tuple[int, ...] = SLICES,
-    side: int = 48,
-    width: int = 96,
+    side: int = SIDE,
+    width: int = WIDTH,
     passes: tuple[int, ...] = PASSES,
 ) -> Codec:
     """slices: channels of each; passes: over the positions of each, from the first, else one."""

@@ -142,6 +142,8 @@ def _shipped_hash(name):
     if name not in CODECS or CODECS[name].model is None:
         return None
     path = importlib.resources.files("jaxcomp.codecs").joinpath(CODECS[name].model)
+    if path.name.endswith(".jxw"):
+        return unpack(path.read_bytes()).header["decoder"]
     crc = 0
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         for key in sorted(stored.files):

@@ -4,12 +4,13 @@ The header carries the image's shape, a hash of the model that the codec ships, 
 writes there. An ICC profile travels as one more section, deflated.
 """
 
+import importlib.resources
 import math
 import zlib
 from typing import NamedTuple
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.coding.container import Container
+from jaxcomp.coding.container import Container, unpack
 
 
 class Home(NamedTuple):
@@ -17,13 +18,16 @@ class Home(NamedTuple):
 
     module: str
     function: str
-    model: str | None  # an .npz file in jaxcomp/codecs
+    model: str | None  # an .npz or .jxw file in jaxcomp/codecs
 
 
 # The codec names that a file may carry.
-CODECS = {"dct": Home("jaxcomp.codecs.dct", "dct", "dct_tables.npz")}
+CODECS = {
+    "dct": Home("jaxcomp.codecs.dct", "dct", "dct_tables.npz"),
+    "learned": Home("jaxcomp.codecs.learned", "learned", "learned.jxw"),
+}
 # Codecs that learn: `jaxcomp train` makes their weights, and their files need these to be read.
-TRAINABLE = ("channel_conditional", "checkerboard", "hyperprior", "mean_scale")
+TRAINABLE = ("channel_conditional", "checkerboard", "factorized", "hyperprior", "mean_scale")
 CODECS |= {name: Home(f"jaxcomp.codecs.{name}", name, None) for name in TRAINABLE}
 # 2**27 = 134 million pixels: every camera up to the 102-megapixel medium formats. At a dozen bytes
 # per pixel that the dct codec takes it is 1.6 GB; a hostile size beyond it is never allocated.
@@ -61,6 +65,18 @@ def image_shape(container: Container, *, max_pixels: int = MAX_PIXELS) -> tuple[
             f"{pixels}; raise max_pixels (--max-pixels) if you trust the file"
         )
     return tuple(shape)
+
+
+def decoder_macs(container: Container) -> int | None:
+    """Multiply-accumulates per pixel of the networks that decode the file, by shipped weights.
+
+    None for a codec without networks of layers, or whose weights this package does not ship.
+    """
+    model = CODECS[container.codec].model
+    if model is None or not model.endswith(".jxw"):
+        return None
+    path = importlib.resources.files("jaxcomp.codecs").joinpath(model)
+    return unpack(path.read_bytes()).header["macs_per_pixel"]
 
 
 def icc_profile(container: Container) -> bytes | None:

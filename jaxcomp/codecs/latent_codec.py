@@ -66,7 +66,7 @@ def networks(design: Design) -> Networks:
     """The modules and entropy models of a design."""
     channels = sum(design.slices)
     prior = LatentPrior(*design[1:])
-    models = entropy.factorized(design.side), entropy.gaussian(scales=SCALES)
+    models = entropy.factorized(max(design.side, 1)), entropy.gaussian(scales=SCALES)
     gain = Gain(channels, OCTAVES, (1.0, 1.0), tied=True)
     return Networks(Analysis(channels), prior, Synthesis(), gain, *models)
 
@@ -114,7 +114,7 @@ def train(
     side_key, latent_key = jax.random.split(key)
     z = prior(y, method="summarise")
     noise = jax.random.uniform(side_key, z.shape, minval=-0.5, maxval=0.5)
-    bits = nets.side.bits(params["side"], z + noise).sum((1, 2, 3))
+    bits = nets.side.bits(params["side"], z + noise).sum((1, 2, 3)) if design.side else 0.0
     z = fake_quantise(z, SIDE)
     known = prior(z, level, method="begin")
     noise = jax.random.uniform(latent_key, y.shape, minval=-0.5, maxval=0.5)
@@ -135,14 +135,33 @@ def train(
         hard = nets.latent.bits({}, fixed, scale_of(whole.row), whole.mean)
         sight = jax.lax.stop_gradient(whole)
         scale = jnp.hypot(scale_of(sight.row), NOISE_SCALE)
-        soft = nets.latent.bits({}, part + noise[..., channels], scale, sight.mean)
-        bits += (hard + soft - jax.lax.stop_gradient(soft)).sum((1, 2, 3))
+        soft = _slope_of_bits(part + noise[..., channels], scale, sight.mean)
+        bits = bits + (hard + soft).sum((1, 2, 3))
         known = prior(k, known, found, method="go_on")
         decoded.append(found)
         start += size
     found = _regain(jnp.concatenate(decoded, -1), inverse)
     planes = nets.synthesis.apply(params["synthesis"], found)
     return from_planes(planes * step[:, None, None, None]), bits
+
+
+@jax.custom_vjp
+def _slope_of_bits(noisy, scale, mean):
+    """0, with the gradient of the bits of noisy latents: nothing to compute where none is asked."""
+    return jnp.zeros_like(noisy)
+
+
+def _slope_forward(*arguments):
+    return jnp.zeros_like(arguments[0]), arguments
+
+
+def _slope_backward(arguments, gradient):
+    noisy, scale, mean = arguments
+    _, pull = jax.vjp(lambda y: entropy.gaussian(scales=SCALES).bits({}, y, scale, mean), noisy)
+    return *pull(gradient), jnp.zeros_like(scale), jnp.zeros_like(mean)
+
+
+_slope_of_bits.defvjp(_slope_forward, _slope_backward)
 
 
 def _select(mask, new, old):

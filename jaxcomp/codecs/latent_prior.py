@@ -38,6 +38,9 @@ ROW = FixedPoint(8, 0)  # the row of the scale table
 OUTPUT = FixedPoint(16, 6)
 WIDE_ROW = FixedPoint(16, 2)
 SCALES = entropy.scale_table(0.08, 64.0, 64)
+# Below this row (a scale of 0.29) means are 0: most latents of an image are nearly always 0, and an
+# inexact mean for each of them would add up to more error than means save bits.
+FIRST_MEAN = 12
 LOG_RATIO = float(np.log(SCALES[-1] / SCALES[0]) / (len(SCALES) - 1))
 # Side information has a quarter of the latents' resolution.
 SIDE_STRIDE = 4
@@ -69,7 +72,7 @@ class LatentPrior(nn.Module):
     """Means and scales of latents [b, h, w, sum(slices)].
 
     slices        channels of each slice, coded one after the other
-    side          channels of z
+    side          channels of z; 0 for no side information: scales follow from channel and step
     width         of the features and hidden layers
     means         whether means are predicted; else they are 0
     passes        over the positions of each slice, from the first; 1 where none is given
@@ -87,6 +90,28 @@ class LatentPrior(nn.Module):
 
     def setup(self) -> None:
         n = self.width
+        if self.side:
+            self._set_up_side(n)
+        self.at_step = IntegerConv(n, (1, 1), source=FEATURES, target=STREAM)
+        self.learn = [IntegerConv(n, target=STREAM) for _ in self.slices[:-1]]
+        self.beside = [
+            [IntegerConv(n, target=STREAM) for _ in range(self.passes_of(k) - 1)]
+            for k in range(len(self.slices))
+        ]
+        self.hidden = [IntegerConv(n, (1, 1), relu=True) for _ in self.slices]
+        outputs = 1 + self.means
+        self.last = [
+            IntegerConv(
+                outputs * c,
+                (1, 1),
+                target=OUTPUT,
+                kernel_init=functools.partial(_first_kernel, c),
+                bias_init=functools.partial(_first_bias, start, c),
+            )
+            for start, c in zip(np.cumsum((0, *self.slices)), self.slices, strict=False)
+        ]
+
+    def _set_up_side(self, n: int) -> None:
         self.squeeze = [
             nn.Conv(n, (3, 3)),
             nn.Conv(n, (5, 5), strides=2),
@@ -109,12 +134,6 @@ class LatentPrior(nn.Module):
             ),
             IntegerConv(4 * n, (3, 3), source=FEATURES, target=STREAM),
         ]
-        self.at_step = IntegerConv(n, (1, 1), source=FEATURES, target=STREAM)
-        self.learn = [IntegerConv(n, target=STREAM) for _ in self.slices[:-1]]
-        self.beside = [
-            [IntegerConv(n, target=STREAM) for _ in range(self.passes_of(k) - 1)]
-            for k in range(len(self.slices))
-        ]
         if self.means:
             # Means of the first slice straight from what they resemble, without a narrow layer:
             # averages in z at first, and averages of known neighbours after that.
@@ -136,18 +155,6 @@ class LatentPrior(nn.Module):
                 )
                 for across in (True, False)[3 - self.passes_of(0) :]
             ]
-        self.hidden = [IntegerConv(n, (1, 1), relu=True) for _ in self.slices]
-        outputs = 1 + self.means
-        self.last = [
-            IntegerConv(
-                outputs * c,
-                (1, 1),
-                target=OUTPUT,
-                kernel_init=functools.partial(_first_kernel, c),
-                bias_init=functools.partial(_first_bias, start, c),
-            )
-            for start, c in zip(np.cumsum((0, *self.slices)), self.slices, strict=False)
-        ]
 
     def __call__(self, y: Array, level: Array) -> Array:
         """Every layer once, for init and to_integers."""
@@ -162,6 +169,8 @@ class LatentPrior(nn.Module):
 
     def summarise(self, y: Array) -> Array:
         """Side information f32[b, h / 4, w / 4, side] of latents, not yet rounded."""
+        if not self.side:
+            return y[:, ::SIDE_STRIDE, ::SIDE_STRIDE, :0]
         x = jnp.arcsinh(y[..., :SUMMARISED])
         for layer in self.squeeze[:-1]:
             x = nn.relu(layer(x))
@@ -169,11 +178,15 @@ class LatentPrior(nn.Module):
 
     def begin(self, z: Array, level: Int32[Array, " b"]) -> Array:
         """What side information and step tell: STREAM [b, h, w, width]."""
-        x = depth_to_space(self.expand[0](z), 2)
-        x = depth_to_space(self.expand[1](x), 2)
         near = octaves(level)
         near = near.astype(FEATURES.dtype) if is_integer(z) else near * FEATURES.step
-        return add(x, jnp.broadcast_to(self.at_step(near), x.shape), STREAM)
+        batch, height, width, _ = z.shape
+        shape = batch, height * SIDE_STRIDE, width * SIDE_STRIDE, self.width
+        known = jnp.broadcast_to(self.at_step(near), shape)
+        if not self.side:
+            return known
+        x = depth_to_space(self.expand[0](z), 2)
+        return add(depth_to_space(self.expand[1](x), 2), known, STREAM)
 
     def go_on(self, k: int, known: Array, part: Array) -> Array:
         """What is known after slice k, whose latents are `part`."""
@@ -193,6 +206,7 @@ class LatentPrior(nn.Module):
         if self.means and k == 0:
             mean = add(mean, self._resembling(number, part, z), LATENT)
         row = rescale(row, WIDE_ROW, ROW)
+        mean = jnp.where(row < FIRST_MEAN, jnp.zeros_like(mean), mean)
         if is_integer(row):
             return Group(mean, jnp.clip(row, 0, len(SCALES) - 1))
         row = entropy.lower_bound(entropy.upper_bound(row, len(SCALES) - 1.0), 0.0)

@@ -27,6 +27,12 @@ def step_of(quality: Float[Array, "*b"]) -> Float[Array, "*b"]:
     return jnp.exp(jnp.interp(quality, jnp.asarray(QUALITIES, jnp.float32), np.log(STEPS)))
 
 
+def host_step(quality: float | int) -> int:
+    """The step of a quality in 1/16, as files have it."""
+    step = math.exp(np.interp(quality, QUALITIES, np.log(STEPS)))
+    return int(round(step * (1 << STEP_BITS)))
+
+
 def find_step(
     bits: Callable[[int], float],
     quality: float | int | None,
@@ -44,8 +50,7 @@ def find_step(
         quality = 50 if quality is None else quality
         if not 1 <= quality <= 100:
             raise JaxcompError(f"quality must be 1 to 100, got {quality}")
-        step = math.exp(np.interp(quality, QUALITIES, np.log(STEPS)))
-        return int(round(step * (1 << STEP_BITS)))
+        return host_step(quality)
     if quality is not None or not bpp > 0:
         raise JaxcompError(f"pass quality or a positive bpp, got {quality=} and {bpp=}")
     return _search(bits, bpp * pixels - overhead_bits)

@@ -65,10 +65,17 @@ def make_step(
     seed: int,
     *,
     qualities: tuple[float, float] = QUALITIES,
+    still: tuple[str, ...] = (),
 ) -> Callable[[State, UInt8[Array, "b h w 3"]], tuple[State, dict[str, Array]]]:
-    """step(state, images) -> (state, {"loss", "bpp", "psnr_db"}), compiled; state is donated."""
+    """step(state, images) -> (state, {"loss", "bpp", "psnr_db"}), compiled; state is donated.
+
+    still: the parts of the parameters, a dict, that do not learn.
+    """
 
     def loss(params, images, key):
+        if still:
+            held = {name: jax.lax.stop_gradient(params[name]) for name in still}
+            params = {**params, **held}
         key, drawn = jax.random.split(key)
         low, high = qualities
         quality = jax.random.uniform(drawn, images.shape[:1], minval=low, maxval=high)

@@ -1,8 +1,9 @@
 """Weights of learned codecs as files (.jxw): a container of arrays, and the codec they are for.
 
 What a decoder computes with is stored as the integers it is; what only the encoder needs, floats of
-analysis, on a grid of 12 bits (packed_arrays). Header: the codec's name and design, and a row for
-each array of section "arrays".
+analysis, on a grid of 12 bits (packed_arrays). Header: the codec's name and design, the hash of
+what decodes, the decoder's multiply-accumulates per pixel, and a row for each array of section
+"arrays".
 """
 
 import zlib
@@ -20,6 +21,7 @@ KIND = "weights"
 def save_weights(codec: Codec, params: Any) -> bytes:
     """The .jxw file of params: floats from training, or what load_weights gave."""
     from jaxcomp.codecs import latent_frozen as latents
+    from jaxcomp.codecs.latent_macs import decoder_macs_per_pixel
     from jaxcomp.codecs.packed_arrays import pack_arrays
 
     if codec.name not in TRAINABLE:
@@ -30,6 +32,8 @@ def save_weights(codec: Codec, params: Any) -> bytes:
     header = {
         "codec_name": codec.name,
         "design": [list(design.slices), *design[2:-1], list(design.passes)],
+        "decoder": weights_hash(frozen),
+        "macs_per_pixel": round(decoder_macs_per_pixel(design).total),
         "arrays": listing,
     }
     return pack(KIND, header, {"arrays": packed})

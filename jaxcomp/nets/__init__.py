@@ -12,11 +12,21 @@ if TYPE_CHECKING:
     from jaxcomp.nets import gain as gain
     from jaxcomp.nets import gdn as gdn
     from jaxcomp.nets import integer as integer
+    from jaxcomp.nets import macs as macs
     from jaxcomp.nets import resample as resample
     from jaxcomp.nets import residual as residual
     from jaxcomp.nets import window_attention as window_attention
 
-_MODULES = ("fixed_point", "gain", "gdn", "integer", "resample", "residual", "window_attention")
+_MODULES = (
+    "fixed_point",
+    "gain",
+    "gdn",
+    "integer",
+    "macs",
+    "resample",
+    "residual",
+    "window_attention",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -16,9 +16,9 @@ from jaxcomp.codecs.header import Home
 
 @pytest.fixture
 def workplace(monkeypatch, tmp_path):
-    """A folder of its own, a quick codec behind the name dct, and nobody's compilation cache."""
+    """A folder of its own, a quick codec behind every name, and nobody's compilation cache."""
     monkeypatch.chdir(tmp_path)
-    for name in ("dct", "toy"):
+    for name in ("dct", "learned", "toy"):
         monkeypatch.setitem(files.CODECS, name, Home("tests.toy_codec", "toy", None))
     monkeypatch.setattr("jaxcomp.cli.common.start_jax", lambda: None)
     for cached in (files.find, files._shipped_hash):

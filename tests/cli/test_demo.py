@@ -15,15 +15,17 @@ pytestmark = pytest.mark.usefixtures("workplace")
 def test_table_and_picture(capsys):
     assert main(["demo"]) == 0
     out = capsys.readouterr().out
-    assert out.count("exactly") == 3 and "jaxcomp-demo.png" in out
+    assert out.count("exactly") == 6 and "jaxcomp-demo.png" in out
     with Image.open("jaxcomp-demo.png") as sheet:
-        assert sheet.width > 4 * 451 and sheet.height > 2 * 300
+        assert sheet.width > 4 * 451 and sheet.height > 3 * 300
     assert main(["demo", "other.png", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    sizes = [row["bytes"] for row in record["rows"]]
-    assert sizes == sorted(sizes) and record["picture"] == "other.png"
-    for row in record["rows"]:
-        assert row["decoded_exactly"] and row["jpeg_bytes"] <= row["bytes"]
+    assert record["picture"] == "other.png"
+    for codec in ("learned", "dct"):
+        rows = [row for row in record["rows"] if row["codec"] == codec]
+        sizes = [row["bytes"] for row in rows]
+        assert len(rows) == 3 and sizes == sorted(sizes)
+        assert all(row["decoded_exactly"] and row["jpeg_bytes"] <= row["bytes"] for row in rows)
 
 
 def test_a_broken_promise_is_an_error(capsys, monkeypatch):

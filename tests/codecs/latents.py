@@ -34,7 +34,7 @@ def _join(keep):
 def trained_bits(design: Design) -> float:
     """Bits per latent, side information included, of fields never seen, after STEPS steps."""
     prior = LatentPrior(*design[1:])
-    side, latent = entropy.factorized(design.side), entropy.gaussian(scales=SCALES)
+    side, latent = entropy.factorized(max(design.side, 1)), entropy.gaussian(scales=SCALES)
     level = jnp.full(2, 64)
 
     def bits(params, y, key):
@@ -42,7 +42,7 @@ def trained_bits(design: Design) -> float:
         run = functools.partial(prior.apply, params["prior"])
         z = run(y, method="summarise")
         noisy = z + jax.random.uniform(keys[0], z.shape, minval=-0.5, maxval=0.5)
-        total = side.bits(params["side"], noisy).sum()
+        total = side.bits(params["side"], noisy).sum() if design.side else 0.0
         known, start = run(z := fake_quantise(z, SIDE), level, method="begin"), 0
         noise = jax.random.uniform(keys[1], y.shape, minval=-0.5, maxval=0.5)
         for k, size in enumerate(design.slices):
