@@ -52,6 +52,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     common.add_weights(parser)
     parser.add_argument(
+        "--refine",
+        type=common.positive_int,
+        metavar="N",
+        help="iterations that a learned codec spends on a smaller file: 10 save about 2 %%",
+    )
+    parser.add_argument(
         "--background", metavar="COLOUR", help="blend transparency with white, #ff8800, ..."
     )
     common.add_max_pixels(parser)
@@ -107,6 +113,12 @@ def _one(source: str, output: str, arguments: argparse.Namespace) -> dict[str, A
             options["quality"] = arguments.quality
         if arguments.bpp is not None:
             options["bpp"] = arguments.bpp
+        if arguments.refine is not None:
+            if codec.name == "dct":
+                raise UnsupportedInput(
+                    "--refine is for learned codecs; codec dct has nothing to refine"
+                )
+            options["refine"] = arguments.refine
         data = save(codec, photo.pixels, icc=photo.icc, **options)
     common.write(output, data)
     height, width = photo.pixels.shape[:2]

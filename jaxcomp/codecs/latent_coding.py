@@ -1,19 +1,17 @@
 """Latents to bytes and back, in integers: what follows training.
 
-    latents, symbol by symbol, in groups: slice after slice, one colour of the checkerboard after
-    the other where a slice has two; each group's tables follow from the groups before it
+    latents in groups: slice after slice, pass after pass; each group's tables follow from those
+    before it
 
 Section "data" of a payload, little-endian:
 
     u16     the step in 1/16, and for each tile (latent_tiles), row by row,
-    u16     bytes of active channels: u8 the first flag, u8 k, u16 runs of equal flags, and these as
-            exponential Golomb codes of length - 1; what is not active is 0 in all of the tile
+    u16     bytes of active channels (latent_flags): all others are 0 in all of the tile
     u32     bytes of the side information's rANS stream
     u32     bytes of the latents' rANS stream
             and the three of them
 
-Tiles decode independently. Flags are a tile's own: 30 bytes that say more than a photo's would (1 %
-of a file at quality 50, measured with an untrained prior), and an encoder sees each tile once.
+Tiles decode independently. Flags are a tile's own: an encoder sees each tile once.
 """
 
 import functools
@@ -29,13 +27,14 @@ from jaxtyping import Array, Int, UInt8
 
 from jaxcomp import coding
 from jaxcomp.base import Codec, CorruptStream, Payload
-from jaxcomp.coding import run_length, universal
 from jaxcomp.nets import gain
 
 from .dct_transform import to_samples
 from .latent_codec import GAIN_BITS, Design, init, networks, train
+from .latent_flags import pack_flags, unpack_flags
 from .latent_frozen import CERTAIN, WIDE_SLICES, Frozen, freeze
 from .latent_prior import LATENT, SIDE, SIDE_STRIDE, lattice, level_of, restore
+from .latent_refine import refine
 from .latent_rounding import SILENT_ROWS, decide
 from .latent_tiles import Tile, count_tiles, cut, one_tile, padded_shape, tiles
 from .latent_transforms import BLOCK, CELL, scale_planes, to_planes
@@ -127,14 +126,19 @@ def analyse(
     samples: UInt8[np.ndarray, "h w 3"],
     step: int,
     tile: Tile | None = None,
+    iterations: int = 0,
 ) -> Choices:
-    """What to write for a tile of a photo at a step in 1/16; by default the photo is one tile."""
+    """What to write for a tile of a photo at a step in 1/16; by default the photo is one tile.
+
+    iterations: of latent_refine.
+    """
     box, window = tile or one_tile(*samples.shape[:2])
     shape = box.height // BLOCK, box.width // BLOCK
     corner = tuple(np.int32(s.start) for s in box.within(window).slices(BLOCK))
     encoder = frozen.analysis, frozen.prior, frozen.inverse_gains
     seen = cut(samples, window)
     y, weight, z = _analyse(design, shape, *encoder, seen, corner, np.int32(step))
+    y = refine(design, frozen, y, weight, z, samples[box.slices()], step, iterations)
     chosen = _choose(design, frozen.prior_integers, y, weight, z, np.int32(step))
     latents, symbols, rows = jax.device_get(chosen)
     by_slice = np.split(np.arange(sum(design.slices)), np.cumsum(design.slices)[:-1])
@@ -168,14 +172,19 @@ def _tables(frozen, k):
 
 
 def _ideal_bits(tables, symbols, rows):
-    column = symbols - np.asarray(tables.offset)[rows]
+    column, outside = _outside(tables, symbols, rows)
     last = tables.entries.shape[1] - 1
-    outside = (column < 0) | (column >= last)
     frequency = (np.asarray(tables.entries)[rows, np.where(outside, last, column)] >> 16) + 1.0
     # What lies outside follows as an exponential Golomb code of about twice its distance.
     beyond = np.where(column < 0, -column, column - last)[outside]
     codes = 2 * np.floor(np.log2(2.0 * beyond + 2)) + 1
     return float((tables.precision - np.log2(frequency)).sum() + codes.sum())
+
+
+def _outside(tables, symbols, rows):
+    """The column of each symbol, and whether it lies outside its table."""
+    column = symbols - np.asarray(tables.offset)[rows]
+    return column, (column < 0) | (column >= tables.entries.shape[1] - 1)
 
 
 def _side_rows(shape):
@@ -192,34 +201,34 @@ def _write_tile(design, frozen, choices):
     nothing = np.zeros(0, np.int32)
     parts = {key: ([nothing], [nothing]) for key in (False, True)}
     for k, symbols, rows in zip(slices, choices.symbols, choices.rows, strict=True):
-        for into, array in zip(parts[k < WIDE_SLICES], (symbols, rows), strict=True):
-            into.append(array.ravel())
+        into = parts[k < WIDE_SLICES]
+        into[0].append(_whole_steps(symbols, 0, np))
+        into[1].append(_whole_steps(rows, CERTAIN, np))
     narrow, wide = ([np.concatenate(x) for x in parts[key]] for key in (False, True))
     room = len(narrow[0]) + len(wide[0])
     stream = coding.encode(frozen.narrow, *narrow, lanes=LANES, capacity=room)
-    escapes = np.pad(np.asarray(stream.escapes), (0, room - len(stream.escapes)))
+    first = len(stream.escapes)
+    escapes = np.pad(np.asarray(stream.escapes), (0, room - first))
     stream = coding.push(stream._replace(escapes=escapes), frozen.wide, *wide)
+    # A stack: what is popped first must lie on top, group by group.
+    escapes = np.array(stream.escapes)
+    for key, start in ((False, 0), (True, first)):
+        lengths = [
+            int(_outside(_tables(frozen, k), symbols, rows)[1].sum())
+            for k, symbols, rows in zip(slices, choices.symbols, choices.rows, strict=True)
+            if (k < WIDE_SLICES) == key
+        ]
+        groups = np.split(escapes[start : start + sum(lengths)], np.cumsum(lengths)[:-1])
+        escapes[start : start + sum(lengths)] = np.concatenate([nothing, *groups[::-1]])
+    stream = stream._replace(escapes=escapes)
     side = coding.encode(frozen.side, choices.side, _side_rows(choices.side.shape))
-    parts = _pack_flags(choices.active), coding.to_bytes(side), coding.to_bytes(stream)
+    parts = pack_flags(choices.active), coding.to_bytes(side), coding.to_bytes(stream)
     return TILE_HEAD.pack(*map(len, parts)) + b"".join(parts)
 
 
-def _pack_flags(active):
-    values, lengths = run_length.run_length_encode(active)
-    k = universal.best_exponential_golomb(lengths - 1)
-    runs = universal.exponential_golomb_encode(lengths - 1, k)
-    return bytes([int(values[0]), k, len(lengths) & 255, len(lengths) >> 8]) + runs
-
-
-def _unpack_flags(data, count):
-    if len(data) < 4 or data[0] > 1 or data[1] > 31:
-        raise CorruptStream(f"expected flags of {count} channels, got {data[:4].hex()}")
-    runs = data[2] | data[3] << 8
-    lengths, used = universal.exponential_golomb_decode(data[4:], runs, data[1])
-    if used != len(data) - 4:
-        raise CorruptStream(f"expected {used} bytes of flags, got {len(data) - 4}")
-    values = (np.arange(runs) + data[0]) % 2 == 1
-    return run_length.run_length_decode(values, lengths.astype(np.int64) + 1, count=count)
+def _whole_steps(x, rest, xp):
+    """x in one row, filled up to whole steps of all lanes: then a part pops as it was pushed."""
+    return xp.pad(x.ravel(), (0, -x.size % LANES), constant_values=rest)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -229,8 +238,9 @@ def _read(design, integers, tables, stream, z, step, active):
 
     def visit(k, places, channels, mean, row):
         index = jnp.where(active[channels] & (row >= SILENT_ROWS), row, CERTAIN)
-        symbols, state[0] = coding.pop(state[0], tables[k >= WIDE_SLICES], index)
-        return symbols
+        flat = _whole_steps(index, CERTAIN, jnp)
+        symbols, state[0] = coding.pop(state[0], tables[k >= WIDE_SLICES], flat)
+        return symbols[: index.size].reshape(index.shape)
 
     latents = _walk(design, integers, z, step, visit)
     return latents, coding.is_finished(state[0])
@@ -306,7 +316,7 @@ def _split(data, count):
 def _read_tile(design, frozen, box, step, flags, side, data):
     height, width = box.height // BLOCK, box.width // BLOCK
     room = height * width * sum(design.slices)
-    active = _unpack_flags(flags, sum(design.slices))
+    active = unpack_flags(flags, sum(design.slices))
     rows = _side_rows((1, height // SIDE_STRIDE, width // SIDE_STRIDE, design.side))
     z = coding.decode(frozen.side, coding.from_bytes(side, max_escapes=rows.size), rows)
     z = np.clip(z, SIDE.low, SIDE.high)
@@ -327,13 +337,14 @@ def latent_codec(design: Design) -> Codec:
     """The codec of a design.
 
     init(key) gives floats to train; apply(params, images, key=, quality=) is what training sees;
-    encode and decode take those, or what freeze made of them once.
+    encode and decode take those, or what freeze made of them once. encode and apply refine latents
+    so many iterations: smaller files, and a second or so for each; with bpp= for each step tried.
     """
 
     def frozen(params):
         return params if isinstance(params, Frozen) else freeze(design, params)
 
-    def choose(params, image, quality, bpp):
+    def choose(params, image, quality, bpp, iterations):
         """(step, the choices of each tile)."""
         colour = to_colour(image, design.name)
         height, width = colour.shape[:2]
@@ -342,7 +353,7 @@ def latent_codec(design: Design) -> Codec:
         def choices(step):
             if step not in last:
                 found = (
-                    analyse(design, params, colour, step, tile)
+                    analyse(design, params, colour, step, tile, iterations)
                     for tile in tiles(height, width, halo=ANALYSIS_HALO)
                 )
                 if count > 1:
@@ -360,11 +371,11 @@ def latent_codec(design: Design) -> Codec:
         )
         return step, choices(step)
 
-    def apply(params, image, *, key=None, quality=None, bpp=None):
+    def apply(params, image, *, key=None, quality=None, bpp=None, refine=0):
         if key is not None:
             return train(design, params, image, key, quality)
         params, image = frozen(params), np.asarray(image)
-        step, choices = choose(params, image, quality, bpp)
+        step, choices = choose(params, image, quality, bpp, refine)
         rows, columns = (n // BLOCK for n in padded_shape(*image.shape[:2]))
         latents = np.empty((1, rows, columns, sum(design.slices)), LATENT.dtype)
         total = 0.0
@@ -374,9 +385,9 @@ def latent_codec(design: Design) -> Codec:
         samples = paint_tiles(design, params, latents, step, image.shape[:2])
         return from_colour(samples, image.shape), total
 
-    def encode(params, image, *, quality=None, bpp=None):
+    def encode(params, image, *, quality=None, bpp=None, refine=0):
         params, image = frozen(params), np.asarray(image)
-        step, choices = choose(params, image, quality, bpp)
+        step, choices = choose(params, image, quality, bpp, refine)
         data = write(design, params, step, choices)
         return Payload({"shape": list(image.shape)}, {"data": data})
 

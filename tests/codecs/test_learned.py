@@ -1,0 +1,97 @@
+"""The shipped codec: files of its first version decode to pinned images, in every way of running.
+
+The golden files are save(learned(), crop of the demo photo, quality=40) and 30.
+"""
+
+import functools
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcomp as jc
+from jaxcomp.codecs import files, latent_coding
+from jaxcomp.codecs.latent_macs import decoder_macs_per_pixel
+from jaxcomp.coding import container
+from jaxcomp.io.photo import read_photo
+from jaxcomp.measures import psnr_db
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+IMAGES = {
+    "learned_v1.jxc": "540694b1ca48260bfe533a46bd5f0ae52665c3f148b592fd952aa626046810dd",
+    "learned_v1_small.jxc": "ef24699fc03ebc8c36690996cf6be0a9146af4d5eb068a90a8dadb0c56139cc3",
+}
+
+
+@pytest.fixture(scope="module")
+def photo():
+    data = resources.files("jaxcomp.cli").joinpath("demo_photo", "chelsea.png").read_bytes()
+    return read_photo(data, max_pixels=1 << 20).pixels
+
+
+def sha256(image):
+    return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_golden_files_decode_to_pinned_images(name):
+    assert sha256(jc.codecs.load((GOLDEN / name).read_bytes())) == IMAGES[name]
+
+
+def test_four_at_once_are_the_same(monkeypatch):
+    """The compiled programs of decoding, on four copies in one call."""
+
+    def four(program, batched, *arguments):
+        def one(*copies):
+            full = list(arguments)
+            for place, copy in zip(batched, copies, strict=True):
+                full[place] = copy
+            return program(*full)
+
+        copies = [
+            jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 4), arguments[i]) for i in batched
+        ]
+        found = jax.vmap(one)(*copies)
+        for leaf in jax.tree.leaves(found):
+            np.testing.assert_array_equal(leaf, jnp.broadcast_to(leaf[:1], leaf.shape))
+        return jax.tree.map(lambda x: x[3], found)
+
+    for name, batched in (("_read", (3, 4)), ("_paint", (3,))):
+        program = functools.partial(four, getattr(latent_coding, name), batched)
+        monkeypatch.setattr(latent_coding, name, program)
+    name = "learned_v1_small.jxc"
+    assert sha256(jc.codecs.load((GOLDEN / name).read_bytes())) == IMAGES[name]
+
+
+@pytest.mark.slow  # operation by operation, half a minute
+def test_without_jit_it_is_the_same():
+    name = "learned_v1_small.jxc"
+    with jax.disable_jit():
+        assert sha256(jc.codecs.load((GOLDEN / name).read_bytes())) == IMAGES[name]
+
+
+def test_a_file_is_what_was_promised(photo):
+    codec, crop = jc.codecs.learned(), photo[40:200, 120:260]
+    promised, bits = codec.apply(codec.init(), crop, quality=40)
+    data = jc.codecs.save(codec, crop, quality=40)
+    np.testing.assert_array_equal(jc.codecs.load(data), promised)
+    header, sections = (opened := container.unpack(data)).header, opened.sections
+    size = 8 * len(sections["data"])
+    assert 0.99 * bits <= size <= 1.01 * bits + latent_coding.OVERHEAD_BITS
+    assert header["model"] == files.model_hash("learned")
+    assert float(psnr_db(crop, promised)) > 30
+
+
+def test_the_decoder_is_small():
+    design = jc.codecs.channel_conditional().init.args[0]
+    assert decoder_macs_per_pixel(design).total < 10_000
+    path = resources.files("jaxcomp.codecs").joinpath("learned.jxw")
+    data = path.read_bytes()
+    assert len(data) <= 4_000_000
+    assert container.unpack(data).header["macs_per_pixel"] == round(
+        decoder_macs_per_pixel(design).total
+    )
