@@ -46,7 +46,8 @@ def together(program, batched: tuple[int, ...], count: int):
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    mesh = Mesh(np.array(jax.devices()[:count]), ("copies",))
+    devices = jax.devices()[: count if jax.device_count() >= count else 1]
+    mesh = Mesh(np.array(devices), ("copies",))
     spread = NamedSharding(mesh, PartitionSpec("copies"))
 
     def run(*arguments):
@@ -76,11 +77,11 @@ def child(count: int, paths: list[str]) -> None:
     from jaxcomp.codecs import files
     from jaxcomp.codecs import latent_coding as latents
 
-    patches = {}
+    programs = {"_read": latents._read, "_paint": latents._paint}
     if count > 1:
-        patches["_read"] = together(latents._read, (3, 4), count)
-        patches["_paint"] = together(latents._paint, (3,), count)
-    with unittest.mock.patch.multiple(latents, **patches):
+        programs["_read"] = together(latents._read, (3, 4), count)
+        programs["_paint"] = together(latents._paint, (3,), count)
+    with unittest.mock.patch.multiple(latents, **programs):
         for path in paths:
             image = np.ascontiguousarray(files.load(Path(path).read_bytes()))
             print(hashlib.sha256(image).hexdigest(), flush=True)

@@ -83,7 +83,7 @@ def test_a_file_is_what_was_promised(photo):
     size = 8 * len(sections["data"])
     assert 0.99 * bits <= size <= 1.01 * bits + latent_coding.OVERHEAD_BITS
     assert header["model"] == files.model_hash("learned")
-    assert float(psnr_db(crop, promised)) > 30
+    assert float(psnr_db(crop, promised)) > 28
 
 
 def test_the_decoder_is_small():
