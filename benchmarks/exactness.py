@@ -22,10 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/golden"
 FAST = "--xla_cpu_enable_fast_math=true --xla_cpu_enable_fast_min_max=true"
-# name: (images at once, XLA_FLAGS, other variables)
+# name: (images at once; 0 is one without jit, XLA_FLAGS, other variables)
 SETTINGS = {
     "jit, one image": (1, "", {}),
-    "without jit": (1, "", {"JAX_DISABLE_JIT": "1"}),
+    "without jit": (0, "", {}),
     "four images at once": (4, "", {}),
     "eight images on eight devices": (8, "--xla_force_host_platform_device_count=8", {}),
     "fast math": (1, FAST, {}),
@@ -72,16 +72,19 @@ def together(program, batched: tuple[int, ...], count: int):
 
 def child(count: int, paths: list[str]) -> None:
     """Decode the files, `count` copies of each at once, and print a hash of each."""
+    import jax
     import numpy as np
 
     from jaxcomp.codecs import files
     from jaxcomp.codecs import latent_coding as latents
+    from jaxcomp.codecs.learned import learned
 
     programs = {"_read": latents._read, "_paint": latents._paint}
     if count > 1:
         programs["_read"] = together(latents._read, (3, 4), count)
         programs["_paint"] = together(latents._paint, (3,), count)
-    with unittest.mock.patch.multiple(latents, **programs):
+    learned().init()  # weights are unpacked by the same coder, and are a hundred times the symbols
+    with unittest.mock.patch.multiple(latents, **programs), jax.disable_jit(not count):
         for path in paths:
             image = np.ascontiguousarray(files.load(Path(path).read_bytes()))
             print(hashlib.sha256(image).hexdigest(), flush=True)
@@ -104,15 +107,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where results go as JSON")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
+    if arguments.child is not None:
         return child(arguments.child, arguments.files)
     import jax
 
     first, rows = None, {}
+    sizes = [Path(path).stat().st_size for path in arguments.files]
+    smallest = sizes.index(min(sizes))
     for name, setting in SETTINGS.items():
-        found = hashes(*setting, arguments.files)
+        # Operation by operation the coder takes minutes: the smallest file will do.
+        some = slice(None) if setting[0] else slice(smallest, smallest + 1)
+        found = hashes(*setting, arguments.files[some])
         first = found if first is None else first
-        rows[name] = "not run" if not found else "exact" if found == first else "DIFFERS"
+        rows[name] = "not run" if not found else "exact" if found == first[some] else "DIFFERS"
         print(f"{name:32} {rows[name]}", flush=True)
     record = {
         "date": datetime.date.today().isoformat(),

@@ -183,7 +183,9 @@ def _pop(stream, tables, index, shape):
         rank = jnp.cumsum(outside.reshape(-1), dtype=jnp.int32).reshape(shape) - 1
         escape_size = escape_size - outside.sum(dtype=jnp.int32)
         if stream.escapes.shape[0]:
-            code = stream.escapes.at[jnp.maximum(escape_size + rank, 0)].get(mode="clip")
+            code = (
+                jnp.asarray(stream.escapes).at[jnp.maximum(escape_size + rank, 0)].get(mode="clip")
+            )
             symbols = jnp.where(outside, offset + escape_distance(tables, code), symbols)
     return symbols, stream._replace(head=head, size=size, escape_size=escape_size)
 

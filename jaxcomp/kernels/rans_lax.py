@@ -102,7 +102,7 @@ def decode(
 
     def load(array, place):
         # XLA itself clamps what a corrupt stream asks for; the promise saves a second clamp.
-        return array.at[place].get(mode="promise_in_bounds")
+        return jnp.asarray(array).at[place].get(mode="promise_in_bounds")
 
     def find(table, slot):
         if directory is not None:
