@@ -15,7 +15,7 @@ def test_scales_follow_from_channel_and_step_alone():
     assert design.side == 0 and design.means is False and design.passes == ()
     prior = LatentPrior((8,), 0, 16, means=False)
     y = jax.random.normal(jax.random.key(0), (2, 8, 4, 8))
-    variables = prior.init(jax.random.key(1), y, jnp.zeros(2, jnp.int32))
+    variables = jax.jit(prior.init)(jax.random.key(1), y, jnp.zeros(2, jnp.int32))
     z = prior.apply(variables, y, method="summarise")
     assert z.shape == (2, 2, 1, 0)
     known = prior.apply(variables, z, jnp.asarray([30, 90]), method="begin")
