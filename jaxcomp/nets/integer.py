@@ -18,6 +18,7 @@ latent-variable models, ICLR 2019; Benoit Jacob et al., Quantization and trainin
 for efficient integer-arithmetic-only inference, CVPR 2018.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,7 @@ from jaxcomp.nets.integer_layer import FEATURES, Mask, Options, integers_of, run
 from jaxcomp.nets.integer_weights import IntegerWeights
 
 COLLECTION = "integers"
+CONVERSIONS = 16  # networks whose compiled conversion is kept: a design of a codec has two
 
 
 class _Layer(nn.Module):
@@ -157,9 +159,10 @@ class TableActivation(nn.Module):
 def to_integers(net: nn.Module, variables: Any, *example: Any, **options: Any) -> dict[str, Any]:
     """The integers of every integer layer of a network: variables for net.apply on integers.
 
-    example and options are arguments of net.apply that reach every layer; only shapes matter. Run
-    it once after training: the integers, not the floats, are what encoder and decoder share.
-    Raises JaxcompError for parameters that are not finite.
+    example and options are arguments of net.apply that reach every layer: arrays, of which only
+    shapes matter, and by name what is not an array. Run it once after training: the integers, not
+    the floats, are what encoder and decoder share. What it compiles serves other parameters of the
+    same shapes. Raises JaxcompError for parameters that are not finite.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get("params", {})):
         if not np.isfinite(np.asarray(leaf, np.float32)).all():
@@ -168,14 +171,30 @@ def to_integers(net: nn.Module, variables: Any, *example: Any, **options: Any) -
                 f"expected finite parameters, got NaN or infinity in {name}; retrain"
             )
 
-    @jax.jit
-    def convert(variables):
-        return net.apply(variables, *example, mutable=[COLLECTION], **options)[1]
-
-    made = convert(variables)
+    made = _conversion_of(net, options)(variables, *example)
     if COLLECTION not in made:
         raise JaxcompError("expected a network with integer layers, got one without any")
     return {COLLECTION: made[COLLECTION]}
+
+
+def _conversion_of(net, options):
+    """What _conversion has cached, unless net or options hold arrays: no cache keeps those."""
+    try:
+        hash((net, *options.values()))
+    except TypeError:
+        return _conversion.__wrapped__(net, **options)
+    return (_conversion if net.scope is None else _conversion.__wrapped__)(net, **options)
+
+
+@functools.lru_cache(CONVERSIONS)
+def _conversion(net, /, **options):
+    """A program for each set of shapes: variables and examples -> collections."""
+
+    @jax.jit
+    def convert(variables, *example):
+        return net.apply(variables, *example, mutable=[COLLECTION], **options)[1]
+
+    return convert
 
 
 def checkerboard_mask(size: int) -> Mask:

@@ -1,5 +1,9 @@
 """The law of nets: trained in floats, run in integers, the same values under everything."""
 
+import gc
+import weakref
+from typing import Any
+
 import chex
 import flax.linen as nn
 import jax
@@ -72,6 +76,41 @@ def test_only_shapes_of_the_example_matter(decoder):
     chex.assert_trees_all_equal(once, again)
     under_jit = jax.jit(lambda v: Decoder().apply(v, x, mutable=["integers"])[1])(variables)
     chex.assert_trees_all_equal(once, under_jit)
+
+
+def test_equal_networks_share_a_conversion_that_keeps_no_arrays():
+    traces = []
+
+    class Net(nn.Module):
+        features: int = 3
+        table: Any = None  # a network that holds an array cannot be hashed
+
+        @nn.compact
+        def __call__(self, x, deep=True):
+            traces.append(x.shape)
+            y = IntegerDense(self.features)(x if self.table is None else x + self.table)
+            return IntegerDense(2)(y) if deep else y
+
+    def convert(variables, *fields, **options):
+        return to_integers(Net(*fields), variables, example, **options)["integers"]
+
+    example = np.ones((2, 5), np.float32)
+    first, second = (random_variables(Net(), example, seed=seed) for seed in range(2))
+    traces.clear()
+    once, other = convert(first), convert(second)
+    assert len(traces) == 1
+    assert (once["IntegerDense_0"]["weights"] != other["IntegerDense_0"]["weights"]).any()
+    # Other options and fields are other programs.
+    assert list(once) == ["IntegerDense_0", "IntegerDense_1"]
+    assert list(convert(first, deep=False)) == ["IntegerDense_0"]
+    wide = random_variables(Net(4), example)
+    assert convert(wide, 4)["IntegerDense_0"]["weights"].shape == (5, 4)
+    table = np.ones(5, np.float32)
+    chex.assert_trees_all_equal(convert(first, 3, table), once)
+    alive = weakref.ref(table)
+    del table
+    gc.collect()
+    assert alive() is None
 
 
 def test_one_trace_for_new_weights(decoder):
