@@ -7,7 +7,8 @@ through its `apply` alone:
 
     apply(params, f32[b, h, w, 3] in 0 .. 255, key=, quality=f32[b]) -> (images, bits f32[b])
 
-A step depends on the seed and its number, so that a run resumes to the same bits.
+A step depends on the seed and its number, so that a run resumes to the same bits. Its products are
+float32, or bfloat16 with float32 sums, which accelerators are made for.
 """
 
 from collections.abc import Callable
@@ -18,8 +19,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32, UInt8
 
-from jaxcomp.base import Codec
+from jaxcomp.base import Codec, UnsupportedInput
 
+from .mixed_precision import bfloat16_products
 from .quality import RATE_WEIGHT, step_of
 
 QUALITIES = (5.0, 95.0)  # what is drawn: beyond, files are rarely wanted and hard to learn from
@@ -28,6 +30,7 @@ QUALITIES = (5.0, 95.0)  # what is drawn: beyond, files are rarely wanted and ha
 TYPICAL_STEP = 40.0
 # The average of parameters over about 1 / (1 - AVERAGE) steps is what is kept in the end.
 AVERAGE = 0.999
+PRECISIONS = ("float32", "bfloat16")
 
 
 class State(NamedTuple):
@@ -52,9 +55,16 @@ def optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
 
-def begin(codec: Codec, transform: optax.GradientTransformation, seed: int) -> State:
-    """The state before the first step."""
-    params = codec.init(jax.random.key(seed))
+def usual_precision() -> str:
+    """bfloat16 where products of it are faster, on accelerators; else float32."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def begin(
+    codec: Codec, transform: optax.GradientTransformation, seed: int, params: Any = None
+) -> State:
+    """The state before the first step, from params or, without them, from nothing."""
+    params = codec.init(jax.random.key(seed)) if params is None else params
     copy = jax.tree.map(jnp.copy, params)  # the step donates: no two leaves may share a buffer
     return State(jnp.zeros((), jnp.int32), params, copy, transform.init(params))
 
@@ -66,11 +76,18 @@ def make_step(
     *,
     qualities: tuple[float, float] = QUALITIES,
     still: tuple[str, ...] = (),
+    precision: str = "float32",
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[State, UInt8[Array, "b h w 3"]], tuple[State, dict[str, Array]]]:
     """step(state, images) -> (state, {"loss", "bpp", "psnr_db"}), compiled; state is donated.
 
-    still: the parts of the parameters, a dict, that do not learn.
+    still: the parts of the parameters, a dict, that do not learn. precision: of wide products, one
+    of PRECISIONS. sharding: where state and measures lie, if that must not be left to XLA.
     """
+    if precision not in PRECISIONS:
+        raise UnsupportedInput(
+            f"expected a precision of {' or '.join(PRECISIONS)}, got {precision!r}"
+        )
 
     def loss(params, images, key):
         if still:
@@ -87,10 +104,17 @@ def make_step(
         psnr = jnp.mean(10 * jnp.log10(255.0**2 / jnp.maximum(error, 1e-3)))
         return total, {"loss": total, "bpp": jnp.mean(rate), "psnr_db": psnr}
 
+    derivative = jax.grad(loss, has_aux=True)
+    if precision == "bfloat16":
+        derivative = bfloat16_products(derivative)
+
     def step(state, images):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         images = images.astype(jnp.float32)
-        gradient, measures = jax.grad(loss, has_aux=True)(state.params, images, key)
+        with jax.default_matmul_precision(
+            "float32"
+        ):  # GPUs and TPUs would round without being asked
+            gradient, measures = derivative(state.params, images, key)
         update, moments = transform.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, update)
         # An early average forgets where it began.
@@ -98,4 +122,4 @@ def make_step(
         average = jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, state.average, params)
         return State(state.step + 1, params, average, moments), measures
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=sharding)

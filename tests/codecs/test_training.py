@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxcomp.base import Codec
+from jaxcomp.base import Codec, UnsupportedInput
 from jaxcomp.codecs import training
+from jaxcomp.codecs.latent_codec import Design
+from jaxcomp.codecs.latent_coding import latent_codec
 from jaxcomp.codecs.quality import step_of
 
 
@@ -49,3 +52,44 @@ def test_lambda_is_what_makes_a_step_optimal():
     quality = jnp.asarray([10.0, 50.0, 90.0])
     slope = 2 * np.log(2) * np.asarray(step_of(quality)) ** 2 / 12 / 3
     np.testing.assert_allclose(training.rate_weight(quality) * slope, 2, rtol=0.01)
+
+
+def traced(precision):
+    """A step of a learned codec, from shapes alone."""
+    codec = latent_codec(Design("mean_scale", (24,), side=8, width=16))
+    transform = training.optimizer(0.1, 9)
+    state = jax.eval_shape(lambda: training.begin(codec, transform, 1))
+    step = training.make_step(codec, transform, 1, precision=precision)
+    return step.trace(state, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.uint8))
+
+
+def products(step, platform):
+    """(operands and results, whether float32 is asked for) of a step's dots and convolutions."""
+    text = step.lower(lowering_platforms=(platform,)).as_text()
+    lines = [x for x in text.splitlines() if "dot_general" in x or "stablehlo.convolution" in x]
+    return [(line.rsplit(" : ", 1)[1], "HIGHEST" in line) for line in lines]
+
+
+def test_a_step_multiplies_in_the_precision_it_is_told():
+    steps = traced("bfloat16"), traced("float32")
+    for platform in ("cuda", "tpu"):
+        mixed, exact = (products(step, platform) for step in steps)
+        assert len(mixed) == len(exact)
+        assert not [types for types, _ in exact if "bf16" in types]
+        assert all(highest for types, highest in exact + mixed if "xf32>, tensor" in types)
+        wide = [types for types, _ in mixed if "bf16>, tensor" in types]
+        assert len(wide) > 30
+        assert not [types for types in wide if "x3xbf16" in types]  # colours
+        whole = [[types for types, _ in each if "xi8>" in types] for each in (mixed, exact)]
+        assert whole[0] == whole[1] != []
+
+
+def test_precisions_are_named():
+    with pytest.raises(UnsupportedInput, match="float32 or bfloat16"):
+        training.make_step(scaling(), training.optimizer(0.1, 9), 1, precision="half")
+    assert training.usual_precision() == "float32"  # tests run on a CPU
+
+
+def test_a_run_begins_with_parameters():
+    state = training.begin(scaling(), training.optimizer(0.1, 9), 1, {"gain": jnp.float32(3)})
+    assert float(state.params["gain"]) == float(state.average["gain"]) == 3 and int(state.step) == 0
