@@ -9,23 +9,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxcomp.base import JaxcompError, UnsupportedInput
-from jaxcomp.cli import common
+from jaxcomp.base import UnsupportedInput
+from jaxcomp.cli import common, train_folder, train_hosts
 
 EPILOG = """\
 examples:
   jaxcomp train image --data photos/ --out run/                     train from nothing
   jaxcomp train image --data photos/ --out run/ --resume            go on where it stopped
   jaxcomp train image --data photos/ --out run/ --codec hyperprior --steps 200000 --crop 256
+  jaxcomp train image --data scans/ --out fine/ --begin run/ --steps 5000 --learning-rate 1e-4
+                                       fine-tune: the weights of run/, a schedule of its own
+  jaxcomp train image --data photos/ --out run/ --precision float32
+                                       on a GPU, as exact as on a CPU and slower
+  jaxcomp train image --data photos/ --out run/ --batch 32 --hosts 10.0.0.1:8476 2 0
+  jaxcomp train image --data photos/ --out run/ --batch 32 --hosts 10.0.0.1:8476 2 1
+                                       the same run on two hosts, one line on each
+  srun --ntasks 4 jaxcomp train image --data photos/ --out run/ --batch 32 --hosts auto
 
 A run folder holds checkpoints/, settings.json, log.jsonl (one line per report: step, bpp, PSNR,
 images/s), curve.png, and at the end weights.jxw. Crops, noise and order depend on --seed and the
-number of the step alone, so a resumed run is the same run. All devices of this host share a batch.
+number of the step alone, so a resumed run is the same run. All devices of all hosts share a batch;
+hosts need the same photos and see the same run folder, where the first of them writes.
 """
 LOG = "log.jsonl"
 # What tables are counted from in the end.
 SHEETS, SHEET = 40, 4
-SETTINGS = ("codec", "steps", "batch", "crop", "learning_rate", "seed", "still")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +52,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         default="channel_conditional",
         help="default %(default)s",
     )
+    parser.add_argument(
+        "--begin",
+        default="",
+        metavar="RUN",
+        help="begin with the weights of another run of the codec, those of its last checkpoint",
+    )
     parser.add_argument("--steps", type=common.positive_int, default=50_000)
     parser.add_argument("--batch", type=common.positive_int, default=8, help="crops per step")
     parser.add_argument("--crop", type=common.positive_int, default=128, help="a multiple of 64")
@@ -54,47 +68,43 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="PARTS",
         help="what does not learn: of analysis, prior, synthesis, gain, side; with commas between",
     )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of products; all else is float32. auto: bfloat16 on accelerators, float32 on CPUs",
+    )
     parser.add_argument("--seed", type=common.positive_int, default=1)
     parser.add_argument(
         "--every", type=common.positive_int, default=500, metavar="N", help="steps per report"
     )
+    train_hosts.add(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train to the last step, or go on to it."""
+    import jax
+
     from jaxcomp.io.crops import PhotoFolder
 
     folder = Path(arguments.out)
-    _settle(folder, arguments)
     if arguments.crop % 64:
         raise UnsupportedInput(f"expected --crop to be a multiple of 64, got {arguments.crop}")
     photos = PhotoFolder(arguments.data)
+    train_hosts.join(arguments.hosts)
     common.start_jax()
+    if arguments.batch % (devices := jax.device_count()):
+        raise UnsupportedInput(
+            f"expected --batch to be a multiple of {devices} devices, got {arguments.batch}"
+        )
+    train_folder.settle(folder, arguments, photos.paths)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: common.note(arguments.data, str(message))
         for record in _train(photos, folder, arguments):
-            print(_line(record, arguments.steps), flush=True)
+            if train_hosts.is_first():
+                print(_line(record, arguments.steps), flush=True)
     return 0
-
-
-def _settle(folder: Path, arguments: argparse.Namespace) -> None:
-    """Make the run folder, or see that it is the same run."""
-    path = folder / "settings.json"
-    settings = {name: getattr(arguments, name) for name in SETTINGS}
-    if not path.exists():
-        if arguments.resume:
-            raise JaxcompError(f"{folder}: no run to resume; leave --resume away to begin one")
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=1) + "\n")
-        return
-    if not arguments.resume:
-        raise JaxcompError(f"{folder} holds a run; say --resume to go on, or name another --out")
-    before = json.loads(path.read_text())
-    changed = [name for name in SETTINGS if before.get(name) != settings[name]]
-    if changed:
-        shown = ", ".join(f"{name}={before.get(name)}" for name in changed)
-        raise JaxcompError(f"{folder} was begun with {shown}; resume with the same settings")
 
 
 def _train(photos: Any, folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -115,14 +125,12 @@ def _train(photos: Any, folder: Path, arguments: argparse.Namespace) -> Iterator
             f"expected --still to name some of {', '.join(sorted(state.params))}, got "
             f"{', '.join(sorted(unknown))}"
         )
-    step = training.make_step(codec, transform, arguments.seed, still=still)
-    devices = jax.device_count()
-    if arguments.batch % devices:
-        raise UnsupportedInput(
-            f"expected --batch to be a multiple of {devices} devices, got {arguments.batch}"
-        )
-    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh(
+        (jax.device_count(),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
     whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
+    settled = {"precision": arguments.precision, "sharding": whole}
+    step = training.make_step(codec, transform, arguments.seed, still=still, **settled)
     state = jax.device_put(state, whole)
     options = orbax.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
     checkpoints = (folder / "checkpoints").absolute()
@@ -130,6 +138,10 @@ def _train(photos: Any, folder: Path, arguments: argparse.Namespace) -> Iterator
         if (last := manager.latest_step()) is not None:
             shapes = jax.tree.map(orbax.utils.to_shape_dtype_struct, state)
             state = manager.restore(last, args=orbax.args.StandardRestore(shapes))
+        elif arguments.begin:
+            params = train_folder.averaged(Path(arguments.begin), state.params)
+            state = training.begin(codec, transform, arguments.seed, params)
+            state = jax.device_put(state, whole)
         yield from _steps(photos, folder, arguments, state, step, split, manager)
 
 
@@ -142,23 +154,37 @@ def _steps(photos, folder, arguments, state, step, split, manager):
 
     begun, sums, done = time.perf_counter(), None, int(state.step)
     for number in range(done, arguments.steps):
-        images = photos.batch(arguments.crop, arguments.batch, seed=arguments.seed, step=number)
-        state, measures = step(state, jax.device_put(images, split))
+        state, measures = step(state, _batch(photos, arguments, number, split))
         sums = measures if sums is None else jax.tree.map(jax.numpy.add, sums, measures)
         if (number + 1) % arguments.every == 0 or number + 1 == arguments.steps:
             seconds, count = time.perf_counter() - begun, number + 1 - done
             record = {"step": number + 1, **{k: float(v) / count for k, v in sums.items()}}
             record["images_per_second"] = count * arguments.batch / seconds
             manager.save(number + 1, args=_saved(state))
-            with (folder / LOG).open("a") as log:
-                log.write(json.dumps(record) + "\n")
-            _draw(folder)
+            if train_hosts.is_first():
+                with (folder / LOG).open("a") as log:
+                    log.write(json.dumps(record) + "\n")
+                _draw(folder)
             begun, sums, done = time.perf_counter(), None, number + 1
             yield record
     manager.wait_until_finished()
-    codec, weights = find(arguments.codec), jax.device_get(state.average)
-    params = calibrate(codec, weights, _sheets(photos, arguments))
-    common.write(os.fspath(folder / "weights.jxw"), save_weights(codec, params))
+    if train_hosts.is_first():
+        codec, weights = find(arguments.codec), jax.device_get(state.average)
+        params = calibrate(codec, weights, _sheets(photos, arguments))
+        common.write(os.fspath(folder / "weights.jxw"), save_weights(codec, params))
+    train_hosts.wait("weights")
+
+
+def _batch(photos, arguments, number, split):
+    """Batch `number`, split over the devices; every host makes the crops of its own."""
+    import jax
+
+    size, count = arguments.crop, arguments.batch
+
+    def crops(index):
+        return photos.batch(size, count, seed=arguments.seed, step=number, part=index[0])
+
+    return jax.make_array_from_callback((count, size, size, 3), split, crops)
 
 
 def _sheets(photos, arguments) -> Iterator[Any]:
