@@ -169,7 +169,9 @@ def _steps(photos, folder, arguments, state, step, split, manager):
             yield record
     manager.wait_until_finished()
     if train_hosts.is_first():
-        codec, weights = find(arguments.codec), jax.device_get(state.average)
+        # Arrays of this host, which computes the rest alone.
+        codec = find(arguments.codec)
+        weights = jax.tree.map(jax.numpy.asarray, jax.device_get(state.average))
         params = calibrate(codec, weights, _sheets(photos, arguments))
         common.write(os.fspath(folder / "weights.jxw"), save_weights(codec, params))
     train_hosts.wait("weights")
