@@ -75,16 +75,19 @@ def child(count: int, paths: list[str]) -> None:
     import jax
     import numpy as np
 
-    from jaxcomp.codecs import files
-    from jaxcomp.codecs import latent_coding as latents
+    from jaxcomp.codecs import files, latent_coding, latent_stream
     from jaxcomp.codecs.learned import learned
 
-    programs = {"_read": latents._read, "_paint": latents._paint}
+    read, paint = latent_stream._read, latent_coding._paint
     if count > 1:
-        programs["_read"] = together(latents._read, (3, 4), count)
-        programs["_paint"] = together(latents._paint, (3,), count)
+        read, paint = together(read, (3, 4), count), together(paint, (3, 5), count)
     learned().init()  # weights are unpacked by the same coder, and are a hundred times the symbols
-    with unittest.mock.patch.multiple(latents, **programs), jax.disable_jit(not count):
+    patch = unittest.mock.patch.object
+    with (
+        patch(latent_stream, "_read", read),
+        patch(latent_coding, "_paint", paint),
+        jax.disable_jit(not count),
+    ):
         for path in paths:
             image = np.ascontiguousarray(files.load(Path(path).read_bytes()))
             print(hashlib.sha256(image).hexdigest(), flush=True)

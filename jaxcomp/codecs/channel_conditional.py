@@ -11,7 +11,7 @@ from jaxcomp.base import Codec
 from .latent_codec import Design
 from .latent_coding import latent_codec
 
-SLICES = (3, 9, 20, 32, 48, 72, 112, 152, 192)
+SLICES = (3, 9, 20, 32, 48, 72, 112, 152, 320)
 PASSES = (3, 2, 2)
 SIDE, WIDTH = 48, 96
 
@@ -22,6 +22,15 @@ def channel_conditional(
     side: int = SIDE,
     width: int = WIDTH,
     passes: tuple[int, ...] = PASSES,
+    split: bool = True,
+    direct: bool = True,
 ) -> Codec:
-    """slices: channels of each; passes: over the positions of each, from the first, else one."""
-    return latent_codec(Design("channel_conditional", slices, side, width, passes=passes))
+    """slices: channels of each; passes: over the positions of each, from the first, else one.
+
+    split: blocks of 16 pixels may be coded as 8s (latent_blocks). direct: each slice sees the sizes
+    of the one before it in full, beside features.
+    """
+    name = "channel_conditional"
+    return latent_codec(
+        Design(name, slices, side, width, passes=passes, split=split, direct=direct)
+    )

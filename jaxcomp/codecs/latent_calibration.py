@@ -16,8 +16,9 @@ from jaxcomp import coding
 from jaxcomp.base import Codec
 from jaxcomp.coding import Tables
 
-from . import latent_coding as latents
-from .latent_frozen import CERTAIN, Frozen, freeze, with_certain
+from .latent_coding import analyse
+from .latent_frozen import Frozen, freeze, with_certain
+from .latent_walk import mode_rows, slices_of_groups, tables_of
 from .quality import host_step
 from .training import QUALITIES
 
@@ -33,16 +34,20 @@ def calibrate(
     """
     design = codec.init.args[0]
     frozen = params if isinstance(params, Frozen) else freeze(design, params)
-    groups, rng = latents._slice_of_groups(design), np.random.default_rng(seed)
+    groups, rng = slices_of_groups(design), np.random.default_rng(seed)
     counts = {
         name: np.zeros(np.asarray(getattr(frozen, name).entries).shape)
-        for name in ("wide", "narrow")
+        for name in ("wide", "narrow", "modes")
+        if getattr(frozen, name) is not None
     }
     for photo in photos:
         step = host_step(rng.uniform(*QUALITIES))
-        choices = latents.analyse(design, frozen, photo, step)
+        choices = analyse(design, frozen, photo, step)
+        if choices.modes is not None:
+            rows = np.asarray(mode_rows(step, choices.modes.shape))
+            np.add.at(counts["modes"], (rows, choices.modes), 1)
         for k, symbols, rows in zip(groups, choices.symbols, choices.rows, strict=True):
-            name = "wide" if latents._tables(frozen, k) is frozen.wide else "narrow"
+            name = "wide" if tables_of(frozen, k) is frozen.wide else "narrow"
             _count(counts[name], getattr(frozen, name), symbols, rows)
     made = {name: _tables(getattr(frozen, name), count) for name, count in counts.items()}
     return frozen._replace(**made)
@@ -59,7 +64,8 @@ def _count(counts, tables, symbols, rows):
 
 
 def _tables(tables: Tables, counts: np.ndarray) -> Tables:
-    first = np.asarray(tables.frequencies)[:CERTAIN].astype(np.float64)
-    pmf = counts[:CERTAIN] + WEIGHT * first / first.sum(1, keepdims=True)
-    offset = np.asarray(tables.offset)[:CERTAIN]
-    return with_certain(coding.build_tables(pmf, offset=offset, escape=True))
+    """All rows but the certain one, counted."""
+    first = np.asarray(tables.frequencies)[:-1].astype(np.float64)
+    pmf = counts[:-1] + WEIGHT * first / first.sum(1, keepdims=True)
+    offset = np.asarray(tables.offset)[:-1]
+    return with_certain(coding.build_tables(pmf, offset=offset, escape=tables.escape))

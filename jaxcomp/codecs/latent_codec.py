@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int32
 
 from jaxcomp import entropy
 from jaxcomp.nets.fixed_point import fake_quantise
 from jaxcomp.nets.gain import Gain, multiply
 
+from . import latent_blocks
 from .latent_prior import (
     LATENT,
     LEVEL_BITS,
@@ -30,7 +32,7 @@ from .latent_prior import (
     scale_of,
 )
 from .latent_rounding import decide
-from .latent_transforms import Analysis, Synthesis, from_planes, to_planes
+from .latent_transforms import BLOCK, Analysis, Synthesis, from_planes, to_planes
 from .quality import RATE_WEIGHT, STEP_BITS, step_of
 
 UNIT = 64  # sides are padded to multiples: side information has 1/64 of the resolution
@@ -48,6 +50,8 @@ class Design(NamedTuple):
     width: int = 96
     means: bool = True
     passes: tuple[int, ...] = ()
+    split: bool = False
+    direct: bool = False
 
 
 class Networks(NamedTuple):
@@ -68,7 +72,8 @@ def networks(design: Design) -> Networks:
     prior = LatentPrior(*design[1:])
     models = entropy.factorized(max(design.side, 1)), entropy.gaussian(scales=SCALES)
     gain = Gain(channels, OCTAVES, (1.0, 1.0), tied=True)
-    return Networks(Analysis(channels), prior, Synthesis(), gain, *models)
+    analysis = Analysis(3 * BLOCK**2 if design.split else channels)
+    return Networks(analysis, prior, Synthesis(), gain, *models)
 
 
 def init(design: Design, key: Any = None) -> dict[str, Any]:
@@ -81,14 +86,36 @@ def _init(design, key):
     nets = networks(design)
     keys = jax.random.split(key, 5)
     planes, step = jnp.zeros((1, UNIT, UNIT, 3)), jnp.ones(1)
-    latents = jnp.zeros((1, UNIT // 16, UNIT // 16, sum(design.slices)))
+    latents, *modes = example(design)
     return {
         "analysis": nets.analysis.init(keys[0], planes, step),
-        "prior": nets.prior.init(keys[1], latents, jnp.zeros(1, jnp.int32)),
-        "synthesis": nets.synthesis.init(keys[2], latents),
+        "prior": nets.prior.init(keys[1], latents, jnp.zeros(1, jnp.int32), *modes),
+        "synthesis": nets.synthesis.init(keys[2], joined(latents, *modes), *modes),
         "side": nets.side.init(keys[3]),
         "gain": nets.gain.init(keys[4], 0.0),
     }
+
+
+def example(design: Design) -> tuple[Array, ...]:
+    """Latents of one unit, and the modes of its blocks where blocks have modes: for shapes."""
+    shape = 1, UNIT // BLOCK, UNIT // BLOCK
+    latents = jnp.zeros((*shape, sum(design.slices)))
+    return (latents, jnp.zeros(shape, jnp.int32)) if design.split else (latents,)
+
+
+def coded(
+    design: Design, y: Float[Array, "b h w n"]
+) -> tuple[Float[Array, "b h w c"], Int32[Array, "b h w"] | None]:
+    """(the latents that are coded, the modes of their blocks) of what analysis says."""
+    if not design.split:
+        return y, None
+    modes = latent_blocks.choose(y)
+    return latent_blocks.split(y, modes)[..., : sum(design.slices)], modes
+
+
+def joined(latents: Array, modes: Array | np.ndarray | None = None) -> Array:
+    """Latents as synthesis takes them: of whole blocks."""
+    return latents if modes is None else latent_blocks.join(latents, modes)
 
 
 def train(
@@ -109,14 +136,16 @@ def train(
     step, level = whole / (1 << STEP_BITS), level_of(whole)
     gain, inverse = nets.gain.apply(params["gain"], level / (1 << LEVEL_BITS))
     gain, inverse = gain[:, None, None], inverse[:, None, None]  # [b, 1, 1, c]
-    y = nets.analysis.apply(params["analysis"], to_planes(images), step) * gain
+    y = nets.analysis.apply(params["analysis"], to_planes(images), step)
+    y, modes = coded(design, y)
+    y = y * gain
     prior = functools.partial(nets.prior.apply, params["prior"])
     side_key, latent_key = jax.random.split(key)
     z = prior(y, method="summarise")
     noise = jax.random.uniform(side_key, z.shape, minval=-0.5, maxval=0.5)
     bits = nets.side.bits(params["side"], z + noise).sum((1, 2, 3)) if design.side else 0.0
     z = fake_quantise(z, SIDE)
-    known = prior(z, level, method="begin")
+    known = prior(z, level, modes, method="begin")
     noise = jax.random.uniform(latent_key, y.shape, minval=-0.5, maxval=0.5)
     weight = RATE_WEIGHT * jax.lax.stop_gradient(gain) ** 2
     decoded, start = [], 0
@@ -141,7 +170,7 @@ def train(
         decoded.append(found)
         start += size
     found = _regain(jnp.concatenate(decoded, -1), inverse)
-    planes = nets.synthesis.apply(params["synthesis"], found)
+    planes = nets.synthesis.apply(params["synthesis"], joined(found, modes), modes)
     return from_planes(planes * step[:, None, None, None]), bits
 
 

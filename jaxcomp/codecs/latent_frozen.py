@@ -13,7 +13,8 @@ from jaxcomp.coding import Tables
 from jaxcomp.nets import gain
 from jaxcomp.nets.integer import to_integers
 
-from .latent_codec import GAIN_BITS, UNIT, Design, networks
+from .latent_blocks import MODES
+from .latent_codec import GAIN_BITS, Design, example, joined, networks
 from .latent_prior import LEVEL_BITS, OCTAVES, SCALES
 
 LEVELS = ((OCTAVES - 1) << LEVEL_BITS) + 1
@@ -21,6 +22,7 @@ LEVELS = ((OCTAVES - 1) << LEVEL_BITS) + 1
 # symbol that is nearly certain costs 0.0007 bits instead of 0.006.
 WIDE_SLICES = 4
 WIDE_SYMBOLS, NARROW_SYMBOLS = 256, 32
+TABLES = "side", "wide", "narrow", "modes"
 CERTAIN = len(SCALES)  # the row of what is not coded
 
 
@@ -35,12 +37,13 @@ class Frozen(NamedTuple):
     side: Tables
     wide: Tables
     narrow: Tables
+    modes: Tables | None = None  # by octave of the step, where blocks have modes
 
 
 def freeze(design: Design, params: dict[str, Any]) -> Frozen:
     """The integers of trained parameters; once, after training."""
     nets = networks(design)
-    latents = jnp.zeros((1, UNIT // 16, UNIT // 16, sum(design.slices)))
+    latents, *modes = example(design)
     wide, narrow = (
         entropy.gaussian(maximum_symbols=n, scales=SCALES).tables({})
         for n in (WIDE_SYMBOLS, NARROW_SYMBOLS)
@@ -51,20 +54,23 @@ def freeze(design: Design, params: dict[str, Any]) -> Frozen:
     return Frozen(
         params["analysis"],
         {"params": encoder},
-        to_integers(nets.prior, params["prior"], latents, level),
-        to_integers(nets.synthesis, params["synthesis"], latents),
+        to_integers(nets.prior, params["prior"], latents, level, *modes),
+        to_integers(nets.synthesis, params["synthesis"], joined(latents, *modes), *modes),
         gain.tables(nets.gain, params["gain"], LEVELS, fraction=GAIN_BITS)[1],
         nets.side.tables(params["side"]),
         with_certain(wide),
         with_certain(narrow),
+        with_certain(coding.build_tables(np.ones((OCTAVES, MODES)))) if design.split else None,
     )
 
 
 def to_arrays(frozen: Frozen) -> dict[str, Any]:
     """Nested dicts of arrays, as a weights file holds them: tables by frequencies and offsets."""
     out = frozen._asdict()
-    for name, rows in (("side", None), ("wide", -1), ("narrow", -1)):
-        tables = out[name]
+    if out["modes"] is None:
+        del out["modes"]
+    for name in set(TABLES) & set(out):
+        tables, rows = out[name], None if name == "side" else -1
         frequencies = np.asarray(tables.frequencies)[:rows]
         out[name] = {"frequencies": frequencies, "offset": np.asarray(tables.offset)[:rows]}
     return out
@@ -73,11 +79,13 @@ def to_arrays(frozen: Frozen) -> dict[str, Any]:
 def from_arrays(arrays: dict[str, Any]) -> Frozen:
     """The inverse of to_arrays."""
     arrays = dict(arrays)
-    for name in ("side", "wide", "narrow"):
+    for name in set(TABLES) & set(arrays):
         stored = arrays[name]
         # Frequencies are their own best approximation: the tables come out as they were.
         tables = coding.build_tables(
-            stored["frequencies"].astype(np.float64), offset=stored["offset"], escape=True
+            stored["frequencies"].astype(np.float64),
+            offset=stored["offset"],
+            escape=name != "modes",
         )
         arrays[name] = tables if name == "side" else with_certain(tables)
     return Frozen(**arrays)

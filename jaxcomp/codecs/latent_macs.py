@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from jaxcomp.nets.macs import macs
 
-from .latent_codec import Design, networks
-from .latent_coding import padded_shape
+from .latent_codec import Design, joined, networks
 from .latent_prior import LATENT, SIDE, SIDE_STRIDE, LatentPrior
+from .latent_tiles import padded_shape
 from .latent_transforms import BLOCK
 
 KODAK = 512, 768  # a photo that papers count for; borders cost small images more
@@ -46,8 +46,9 @@ def decoder_macs_per_pixel(design: Design, shape: tuple[int, int] = KODAK) -> De
     z = _like(SIDE, height // SIDE_STRIDE, width // SIDE_STRIDE, design.side)
     latents = _like(LATENT, height, width, sum(design.slices))
     level = jax.ShapeDtypeStruct((1,), jnp.int32)
-    prior = macs(lambda *a: nets.prior.apply({}, *a, method=_decode), z, level, latents)
-    synthesis = macs(lambda y: nets.synthesis.apply({}, y), latents)
+    modes = [jax.ShapeDtypeStruct((1, height, width), jnp.int32)] if design.split else []
+    prior = macs(lambda *a: nets.prior.apply({}, *a, method=_decode), z, level, latents, *modes)
+    synthesis = macs(lambda y, *m: nets.synthesis.apply({}, joined(y, *m), *m), latents, *modes)
     return DecoderMacs(prior / pixels, synthesis / pixels)
 
 
@@ -55,9 +56,9 @@ def _like(grid, *shape):
     return jax.ShapeDtypeStruct((1, *shape), grid.dtype)
 
 
-def _decode(prior: LatentPrior, z, level, latents):
+def _decode(prior: LatentPrior, z, level, latents, modes=None):
     """What latent_coding asks of a prior for one image, with latents that are there already."""
-    known, start, groups = prior.begin(z, level), 0, []
+    known, start, groups = prior.begin(z, level, modes), 0, []
     for k, size in enumerate(prior.slices):
         part = latents[..., start : start + size]
         groups += [prior.group(k, n, known, part, z) for n in range(prior.passes_of(k))]

@@ -46,8 +46,13 @@ LOG_RATIO = float(np.log(SCALES[-1] / SCALES[0]) / (len(SCALES) - 1))
 SIDE_STRIDE = 4
 SUMMARISED = 128  # of this many lowest frequencies
 COARSE = 4  # the first of them, averaged over 4 x 4 blocks, in this many steps
+RESEMBLING = 24  # of the first slice, this many lowest frequencies resemble their neighbours
+SIGNED = 5  # signs of slices after these say next to nothing about others
 LEVEL_BITS = 4  # levels are octaves of the step in 1/16
 OCTAVES = 10  # from step 1 to 400, and one to interpolate to
+
+
+_zeros = nn.initializers.zeros
 
 
 class Group(NamedTuple):
@@ -68,6 +73,13 @@ def octaves(level: Int32[Array, " b"]) -> Int32[Array, "b 1 1 octaves"]:
     return jnp.maximum((1 << LEVEL_BITS) - distance, 0)[:, None, None]
 
 
+class Known(NamedTuple):
+    """What a decoder knows before a slice."""
+
+    features: Array  # STREAM [b, h, w, width], of all slices before
+    sizes: Array  # FEATURES [b, h, w, n], logarithms of magnitudes of the last one
+
+
 class LatentPrior(nn.Module):
     """Means and scales of latents [b, h, w, sum(slices)].
 
@@ -76,6 +88,7 @@ class LatentPrior(nn.Module):
     width         of the features and hidden layers
     means         whether means are predicted; else they are 0
     passes        over the positions of each slice, from the first; 1 where none is given
+    split         whether blocks have modes (latent_blocks)
     """
 
     slices: tuple[int, ...]
@@ -83,6 +96,8 @@ class LatentPrior(nn.Module):
     width: int = 96
     means: bool = True
     passes: tuple[int, ...] = ()
+    split: bool = False
+    direct: bool = False
 
     def passes_of(self, k: int) -> int:
         """Passes over slice k."""
@@ -93,12 +108,19 @@ class LatentPrior(nn.Module):
         if self.side:
             self._set_up_side(n)
         self.at_step = IntegerConv(n, (1, 1), source=FEATURES, target=STREAM)
+        if self.split:
+            self.at_modes = IntegerConv(n, source=FEATURES, target=STREAM, kernel_init=_zeros)
         self.learn = [IntegerConv(n, target=STREAM) for _ in self.slices[:-1]]
         self.beside = [
             [IntegerConv(n, target=STREAM) for _ in range(self.passes_of(k) - 1)]
             for k in range(len(self.slices))
         ]
         self.hidden = [IntegerConv(n, (1, 1), relu=True) for _ in self.slices]
+        # Features are few for many channels: what they leave out of the slice before, sizes tell.
+        if self.direct:
+            self.straight = [
+                IntegerConv(c, (1, 1), target=OUTPUT, kernel_init=_zeros) for c in self.slices[1:]
+            ]
         outputs = 1 + self.means
         self.last = [
             IntegerConv(
@@ -138,16 +160,15 @@ class LatentPrior(nn.Module):
             # Means of the first slice straight from what they resemble, without a narrow layer:
             # averages in z at first, and averages of known neighbours after that.
             first = functools.partial(_diagonal, means, COARSE)
-            starts = [repeated(first, SIDE_STRIDE**2)] + [nn.initializers.zeros] * 2
+            starts = [repeated(first, SIDE_STRIDE**2)] + [_zeros] * 2
+            low = min(self.slices[0], RESEMBLING)
             self.spread = [
-                IntegerConv(
-                    self.slices[0] * SIDE_STRIDE**2, source=SIDE, target=LATENT, kernel_init=start
-                )
+                IntegerConv(low * SIDE_STRIDE**2, source=SIDE, target=LATENT, kernel_init=start)
                 for start in starts[: self.passes_of(0)]
             ]
             self.between = [
                 IntegerConv(
-                    self.slices[0],
+                    low,
                     (3, 3),
                     source=WIDE,
                     target=LATENT,
@@ -156,10 +177,10 @@ class LatentPrior(nn.Module):
                 for across in (True, False)[3 - self.passes_of(0) :]
             ]
 
-    def __call__(self, y: Array, level: Array) -> Array:
+    def __call__(self, y: Array, level: Array, modes: Array | np.ndarray | None = None) -> Known:
         """Every layer once, for init and to_integers."""
         z = self.summarise(y)
-        known, start = self.begin(z, level), 0
+        known, start = self.begin(z, level, modes), 0
         for k, size in enumerate(self.slices):
             part = y[..., start : start + size]
             for number in range(self.passes_of(k)):
@@ -176,35 +197,47 @@ class LatentPrior(nn.Module):
             x = nn.relu(layer(x))
         return self.squeeze[-1](x) + self.coarse(y[..., : min(3, self.slices[0])])
 
-    def begin(self, z: Array, level: Int32[Array, " b"]) -> Array:
-        """What side information and step tell: STREAM [b, h, w, width]."""
+    def begin(
+        self, z: Array, level: Int32[Array, " b"], modes: Array | np.ndarray | None = None
+    ) -> Known:
+        """What side information, step and modes tell."""
         near = octaves(level)
         near = near.astype(FEATURES.dtype) if is_integer(z) else near * FEATURES.step
         batch, height, width, _ = z.shape
         shape = batch, height * SIDE_STRIDE, width * SIDE_STRIDE, self.width
         known = jnp.broadcast_to(self.at_step(near), shape)
-        if not self.side:
-            return known
-        x = depth_to_space(self.expand[0](z), 2)
-        return add(depth_to_space(self.expand[1](x), 2), known, STREAM)
+        if self.split:
+            known = add(known, self.at_modes(_one_hot(modes, z)), STREAM)
+        if self.side:
+            x = depth_to_space(self.expand[0](z), 2)
+            known = add(depth_to_space(self.expand[1](x), 2), known, STREAM)
+        return Known(known, known[..., :0])
 
-    def go_on(self, k: int, known: Array, part: Array) -> Array:
+    def go_on(self, k: int, known: Known, part: Array) -> Known:
         """What is known after slice k, whose latents are `part`."""
         if k == len(self.slices) - 1:
             return known
-        return add(known, self.learn[k](_seen(part)), STREAM)
+        signed = not self.direct or k < SIGNED
+        seen = _seen(part, signed)
+        features = add(known.features, self.learn[k](seen), STREAM)
+        return Known(features, seen[..., -part.shape[-1] :])
 
-    def group(self, k: int, number: int, known: Array, part: Array, z: Array) -> Group:
+    def group(self, k: int, number: int, known: Known, part: Array, z: Array) -> Group:
         """The parameters of pass `number` over slice k; part: its known latents, others 0."""
+        features = known.features
         if number:
-            known = add(known, self.beside[k][number - 1](_seen(part)), STREAM)
-        hidden = jnp.maximum(rescale(known, STREAM, FEATURES), 0)
+            features = add(features, self.beside[k][number - 1](_seen(part)), STREAM)
+        hidden = jnp.maximum(rescale(features, STREAM, FEATURES), 0)
         out = self.last[k](self.hidden[k](hidden))
         mean, row = jnp.split(out, 2, -1) if self.means else (jnp.zeros_like(out), out)
+        if self.direct and k:
+            row = add(row, self.straight[k - 1](known.sizes), OUTPUT)
         if not is_integer(out):  # integers are what they are, in larger units
             mean, row = 4 * mean, 16 * row
         if self.means and k == 0:
-            mean = add(mean, self._resembling(number, part, z), LATENT)
+            near = self._resembling(number, part[..., :RESEMBLING], z)
+            rest = [(0, 0)] * 3 + [(0, mean.shape[-1] - near.shape[-1])]
+            mean = add(mean, jnp.pad(near, rest), LATENT)
         row = rescale(row, WIDE_ROW, ROW)
         mean = jnp.where(row < FIRST_MEAN, jnp.zeros_like(mean), mean)
         if is_integer(row):
@@ -213,7 +246,7 @@ class LatentPrior(nn.Module):
         return Group(mean, row)
 
     def _resembling(self, number, part, z):
-        """Means of the first slice from averages in z, and from neighbours where some are known."""
+        """Means of low frequencies from averages in z, and from neighbours where some are known."""
         far = depth_to_space(self.spread[number](z), SIDE_STRIDE)
         if number == 0:
             return far
@@ -223,8 +256,15 @@ class LatentPrior(nn.Module):
         return add(far, self.between[number - 1](wide)[:, 1:-1, 1:-1], LATENT)
 
 
-def _seen(part):
-    return signed_logarithms(rescale(part, LATENT, LATENT), LATENT, FEATURES)
+def _one_hot(modes, like):
+    one_hot = (modes[..., None] == np.arange(4)).astype(jnp.int32)
+    if is_integer(like):
+        return (one_hot << FEATURES.fraction).astype(FEATURES.dtype)
+    return one_hot.astype(jnp.float32)
+
+
+def _seen(part, signed=True):
+    return signed_logarithms(rescale(part, LATENT, LATENT), LATENT, FEATURES, signed)
 
 
 def _diagonal(channels, value, key, shape, dtype=jnp.float32):

@@ -41,7 +41,7 @@ from jaxcomp.nets.integer_layer import Options, float_layer, run
 from jaxcomp.nets.integer_weights import IntegerWeights, dequantise_weights
 
 from .dct_transform import to_samples
-from .latent_codec import GAIN_BITS, Design, networks
+from .latent_codec import GAIN_BITS, Design, joined, networks
 from .latent_frozen import WIDE_SLICES, Frozen
 from .latent_prior import LATENT, lattice, level_of, scale_of
 from .latent_rounding import MOST_BITS, SILENT_ROWS, decide
@@ -59,6 +59,7 @@ def refine(
     design: Design,
     frozen: Frozen,
     y: Float[Array, "1 h w c"],
+    modes: Int32[Array | np.ndarray, "1 h w"] | None,
     weight: Float[Array, " c"],
     z: Int[Array | np.ndarray, "1 hz wz side"],
     samples: UInt8[np.ndarray, "height width 3"],
@@ -67,7 +68,7 @@ def refine(
     *,
     progress: Callable[[int, float], Any] | None = None,
 ) -> Float[Array, "1 h w c"]:
-    """y to round in place of the y that analysis gave, at the same weight and z; never worse.
+    """y to round in place of the y that analysis gave; weight, modes and z stay. Never worse.
 
     samples: of the photo or tile, at most BLOCK to a latent; step in 1/16. progress(i, cost) hears
     the lowest cost after i iterations, in bits without side information. Raises JaxcompError for a
@@ -82,7 +83,7 @@ def refine(
         warmth = max(0.0, 1 - number / ((1 - COLD) * iterations))
         temperature, key = jnp.float32(TEMPERATURE * warmth), jax.random.key(number)
         state = _improve(
-            design, frozen, state, weight, z, *target, np.int32(step), temperature, key
+            design, frozen, state, modes, weight, z, *target, np.int32(step), temperature, key
         )
         if progress is not None:
             progress(number, float(state.cost))
@@ -109,11 +110,11 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _improve(design, frozen, state, weight, z, samples, exists, step, temperature, key):
+def _improve(design, frozen, state, modes, weight, z, samples, exists, step, temperature, key):
     """Judge y, keep it if it is the best, and go on from it."""
 
     def objective(y):
-        return _look(design, frozen, y, weight, z, samples, exists, step)
+        return _look(design, frozen, y, modes, weight, z, samples, exists, step)
 
     gradient, (cost, latents) = jax.grad(objective, has_aux=True)(state.y)
     better = cost < state.cost
@@ -124,11 +125,11 @@ def _improve(design, frozen, state, weight, z, samples, exists, step, temperatur
     return _State(y, best, jnp.where(better, cost, state.cost))
 
 
-def _look(design, frozen, y, weight, z, samples, exists, step):
+def _look(design, frozen, y, modes, weight, z, samples, exists, step):
     """(what gradients are taken of, (cost in bits of what is written and painted, latents))."""
     nets, size = networks(design), step / (1 << STEP_BITS)
     with nn.intercept_methods(_by_stored_integers):
-        found, soft_bits, bits = _walk(design, frozen, y, weight, z, step)
+        found, soft_bits, bits = _walk(design, frozen, y, modes, weight, z, step)
         regained = gain.multiply(
             found,
             frozen.inverse_gains[level_of(step)],
@@ -136,7 +137,7 @@ def _look(design, frozen, y, weight, z, samples, exists, step):
             target=LATENT,
             fraction=GAIN_BITS,
         )
-        planes = nets.synthesis.apply(frozen.synthesis_integers, regained)
+        planes = nets.synthesis.apply(frozen.synthesis_integers, joined(regained, modes), modes)
     image = jnp.clip(from_planes(planes * size), 0, 255)
     soft_error = (exists * (image - samples) ** 2).sum()
     painted = scale_planes(quantise(stop_gradient(planes), PIXEL), step)
@@ -146,12 +147,12 @@ def _look(design, frozen, y, weight, z, samples, exists, step):
     return soft_bits + per_error * soft_error, (bits + per_error * error, stop_gradient(found))
 
 
-def _walk(design, frozen, y, weight, z, step):
+def _walk(design, frozen, y, modes, weight, z, step):
     """(latents, bits of what prior networks predict, bits of the tables): what a decoder walks."""
     nets = networks(design)
     prior = functools.partial(nets.prior.apply, frozen.prior_integers)
     z = jnp.asarray(z, jnp.float32)
-    known, decoded, start = prior(z, level_of(step)[None], method="begin"), [], 0
+    known, decoded, start = prior(z, level_of(step)[None], modes, method="begin"), [], 0
     soft_bits = bits = jnp.float32(0)
     for k, size in enumerate(design.slices):
         channels = slice(start, start + size)

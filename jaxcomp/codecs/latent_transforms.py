@@ -12,7 +12,7 @@ with shallow decoders, ICCV 2023), and runs in integers: its image is the same e
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxcomp.nets.fixed_point import FixedPoint, add, is_integer, rescale
 from jaxcomp.nets.integer import IntegerConv, IntegerDense
@@ -46,14 +46,20 @@ def from_planes(planes: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     return planes @ jnp.asarray(COLOUR, jnp.float32) + 128.0
 
 
+def frequency_order() -> Int[np.ndarray, " 768"]:
+    """Frequencies (row, column, plane) of a 16 x 16 block, flat, from low to high."""
+    k = np.arange(BLOCK)
+    cost = (k[:, None, None] ** 2 + k[:, None] ** 2) * np.asarray(CHROMA)
+    return np.argsort(cost.ravel(), kind="stable")
+
+
 def dct_basis(channels: int) -> Float[np.ndarray, "768 channels"]:
     """The lowest frequencies of a 16 x 16 block's Y, U and V, ascending, as columns."""
     k = np.arange(BLOCK)
     basis = np.cos(np.pi * (2 * k + 1) * k[:, None] / (2 * BLOCK)) * np.sqrt(2 / BLOCK)
     basis[0] /= np.sqrt(2)
     whole = np.einsum("uy,vx,cd->uvcyxd", basis, basis, np.eye(3)).reshape(3 * BLOCK**2, -1)
-    cost = (k[:, None, None] ** 2 + k[:, None] ** 2) * np.asarray(CHROMA)
-    return whole[np.argsort(cost.ravel(), kind="stable")[:channels]].T.astype(np.float32)
+    return whole[frequency_order()[:channels]].T.astype(np.float32)
 
 
 class Analysis(nn.Module):
@@ -86,13 +92,16 @@ def _residual_block(x, width, inner=None):
 
 
 class Synthesis(nn.Module):
-    """Latents on the LATENT grid -> planes in units of the step, on the PIXEL grid."""
+    """Latents on the LATENT grid -> planes in units of the step, on the PIXEL grid.
+
+    modes: of latent_blocks, where blocks have them.
+    """
 
     width: int = 40
     blocks: int = 3
 
     @nn.compact
-    def __call__(self, y: Array) -> Array:
+    def __call__(self, y: Array, modes: Array | np.ndarray | None = None) -> Array:
         start = SLOW * dct_basis(y.shape[-1]).T
         parts = []
         split = ((slice(0, LOW), LATENT), (slice(LOW, None), HIGH))
@@ -108,7 +117,10 @@ class Synthesis(nn.Module):
         whole = add(*parts, SLOW_PIXEL) if len(parts) > 1 else parts[0]
         planes = depth_to_space(whole, BLOCK)
         planes = planes if is_integer(planes) else planes / SLOW  # integers: the same, on PIXEL
-        x = jnp.concatenate([space_to_depth(planes, CELL), _places(planes)], -1)
+        known = [space_to_depth(planes, CELL), _places(planes)]
+        if modes is not None:
+            known.append(_halves(planes, modes))
+        x = jnp.concatenate(known, -1)
         x = IntegerConv(self.width, (1, 1), source=PIXEL, target=FEATURES)(x)
         for _ in range(self.blocks):
             inner = IntegerConv(self.width, (3, 3), source=FEATURES)(jnp.maximum(x, 0))
@@ -132,6 +144,17 @@ def _places(planes):
     batch, height, width, _ = planes.shape
     tiled = np.tile(one_hot, (height // BLOCK, width // BLOCK, 1)).astype(planes.dtype)
     return jnp.broadcast_to(tiled, (batch, *tiled.shape))
+
+
+def _halves(planes, modes):
+    """Where each cell lies in a block whose rows, or columns, are split: it has edges inside."""
+    across = BLOCK // CELL
+    place = np.eye(across, dtype=np.int32)
+    rows = jnp.where((modes & 1 != 0)[..., None, None, None], place[:, None], 0)
+    columns = jnp.where((modes & 2 != 0)[..., None, None, None], place[None], 0)
+    both = jnp.concatenate(jnp.broadcast_arrays(rows, columns), -1)  # [b, h, w, 4, 4, 8]
+    both = depth_to_space(both.reshape(*modes.shape, -1), across)
+    return (both << PIXEL.fraction if is_integer(planes) else both).astype(planes.dtype)
 
 
 def scale_planes(planes: Array, step: Array) -> Array:

@@ -10,8 +10,6 @@ from typing import Any
 
 from jaxcomp.base import Codec
 
-from .channel_conditional import PASSES, SIDE, SLICES, WIDTH
-from .latent_codec import Design
 from .latent_coding import latent_codec
 from .latent_frozen import Frozen
 from .weights import load_weights
@@ -21,12 +19,16 @@ WEIGHTS = "learned.jxw"
 
 def learned() -> Codec:
     """The codec: encode(params, image, quality=50 or bpp=0.5), decode(params, payload)."""
-    design = Design("learned", SLICES, SIDE, WIDTH, passes=PASSES)
-    return latent_codec(design)._replace(init=init)
+    design = _load()[0].init.args[0]
+    return latent_codec(design._replace(name="learned"))._replace(init=init)
+
+
+def init(key: Any = None) -> Frozen:
+    """The weights that the package ships; key is not used."""
+    return _load()[1]
 
 
 @functools.cache
-def init(key: Any = None) -> Frozen:
-    """The weights that the package ships; key is not used."""
+def _load():
     path = importlib.resources.files(__package__) / WEIGHTS
-    return load_weights(path.read_bytes())[1]
+    return load_weights(path.read_bytes())

@@ -16,6 +16,7 @@ from jaxcomp.codecs.header import TRAINABLE
 from jaxcomp.coding.container import pack, unpack
 
 KIND = "weights"
+FIRST_FIELDS = "slices", "side", "width", "means", "passes"
 
 
 def save_weights(codec: Codec, params: Any) -> bytes:
@@ -31,7 +32,7 @@ def save_weights(codec: Codec, params: Any) -> bytes:
     listing, packed = pack_arrays(_flatten(latents.to_arrays(frozen)))
     header = {
         "codec_name": codec.name,
-        "design": [list(design.slices), *design[2:-1], list(design.passes)],
+        "design": design._asdict(),
         "decoder": weights_hash(frozen),
         "macs_per_pixel": round(decoder_macs_per_pixel(design).total),
         "arrays": listing,
@@ -42,7 +43,6 @@ def save_weights(codec: Codec, params: Any) -> bytes:
 def load_weights(data: bytes) -> tuple[Codec, Any]:
     """(codec, params) of a .jxw file. Raises CorruptStream, or UnsupportedInput for other files."""
     from jaxcomp.codecs import latent_frozen as latents
-    from jaxcomp.codecs.latent_codec import Design
     from jaxcomp.codecs.latent_coding import latent_codec
     from jaxcomp.codecs.packed_arrays import unpack_arrays
 
@@ -53,8 +53,7 @@ def load_weights(data: bytes) -> tuple[Codec, Any]:
     if name not in TRAINABLE:
         raise UnsupportedInput(f"expected weights for one of {', '.join(TRAINABLE)}, got {name!r}")
     try:
-        slices, *rest, passes = container.header["design"]
-        codec = latent_codec(Design(name, tuple(slices), *rest, tuple(passes)))
+        codec = latent_codec(_design_of(name, container.header["design"]))
         flat = unpack_arrays(container.header["arrays"], arrays)
         params = latents.from_arrays(_nest(flat))
     except (KeyError, TypeError, ValueError) as error:
@@ -74,6 +73,16 @@ def weights_hash(params: Any) -> str:
             crc = zlib.crc32(f"{path} {array.shape} ".encode(), crc)
             crc = zlib.crc32(np.ascontiguousarray(array.astype("<i4")), crc)
     return f"{crc:08x}"
+
+
+def _design_of(name, fields):
+    """The design that a header describes: fields by name, or as a list in the first files."""
+    from jaxcomp.codecs.latent_codec import Design
+
+    if isinstance(fields, list):
+        fields = dict(zip(FIRST_FIELDS, fields, strict=True))
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Design(**{**fields, "name": name})
 
 
 def _design(codec):

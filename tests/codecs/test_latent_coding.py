@@ -10,12 +10,14 @@ import pytest
 
 from jaxcomp.base import CorruptStream, JaxcompError, Payload
 from jaxcomp.codecs import latent_coding as coding
-from jaxcomp.codecs import latent_tiles
+from jaxcomp.codecs import latent_stream, latent_tiles, latent_walk
 from jaxcomp.codecs.latent_codec import Design
 from jaxcomp.codecs.latent_frozen import freeze
+from jaxcomp.coding import empty
 from tests.checks import check_codec
 
 DESIGN = Design("channel_conditional", (24, 40), side=8, width=16, passes=(3,))
+DESIGN = DESIGN._replace(split=True, direct=True)
 CODEC = coding.latent_codec(DESIGN)
 
 
@@ -59,7 +61,7 @@ def test_what_is_decoded_is_what_apply_promised(frozen, shape):
     decoded, payload = check_codec(codec, image, quality=60)
     _, bits = CODEC.apply(frozen, image, quality=60)
     size = 8 * len(payload.sections["data"])
-    assert 0.98 * bits <= size <= 1.01 * bits + coding.OVERHEAD_BITS
+    assert 0.98 * bits <= size <= 1.01 * bits + latent_stream.OVERHEAD_BITS
     if shape == (64, 64):  # an untrained codec is a DCT: it works
         assert np.mean((decoded.astype(float) - image) ** 2) < 60
 
@@ -74,7 +76,7 @@ def test_a_rate_is_kept(frozen):
 
 def test_no_float_decides_what_a_decoder_reads(frozen):
     data = CODEC.encode(frozen, photo(64, 64), quality=50).sections["data"]
-    latents, step = coding.read(DESIGN, frozen, data, (64, 64))
+    latents, modes, step = coding.read(DESIGN, frozen, data, (64, 64))
 
     def primitives(jaxpr):
         for equation in jaxpr.eqns:
@@ -88,16 +90,16 @@ def test_no_float_decides_what_a_decoder_reads(frozen):
                     elif isinstance(inner, jax.extend.core.Jaxpr):
                         yield from primitives(inner)
 
-    stream = coding.coding.empty(coding.LANES, 4096, escape_capacity=4096)
+    stream = empty(latent_stream.LANES, 4096, escape_capacity=4096)
     z = jnp.zeros((1, 1, 1, DESIGN.side), jnp.int32)
     active = jnp.ones(sum(DESIGN.slices), bool)
-    tables = frozen.wide, frozen.narrow
+    tables = latent_stream._Tables(frozen.wide, frozen.narrow, frozen.modes)
     programs = [
-        jax.make_jaxpr(lambda *a: coding._read(DESIGN, *a))(
+        jax.make_jaxpr(lambda *a: latent_stream._read(DESIGN, *a))(
             frozen.prior_integers, tables, stream, z, jnp.int32(step), active
         ),
         jax.make_jaxpr(lambda *a: coding._paint(DESIGN, *a))(
-            frozen.synthesis_integers, frozen.inverse_gains, latents, jnp.int32(step)
+            frozen.synthesis_integers, frozen.inverse_gains, latents, jnp.int32(step), modes
         ),
     ]
     for program in programs:
@@ -112,13 +114,13 @@ def test_no_float_decides_what_a_decoder_reads(frozen):
 
 def test_latents_are_the_same_with_and_without_jit(frozen):
     data = CODEC.encode(frozen, photo(64, 64), quality=50).sections["data"]
-    latents, step = coding.read(DESIGN, frozen, data, (64, 64))
-    samples = coding.paint(DESIGN, frozen, latents, step)
-    four = jnp.concatenate([latents] * 4)
-    many = coding.paint(DESIGN, frozen, four, step)
+    latents, modes, step = coding.read(DESIGN, frozen, data, (64, 64))
+    samples = coding.paint(DESIGN, frozen, latents, step, modes)
+    four = [jnp.concatenate([x] * 4) for x in (latents, modes)]
+    many = coding.paint(DESIGN, frozen, four[0], step, four[1])
     np.testing.assert_array_equal(many[3], samples[0])
     with jax.disable_jit():
-        again = coding.paint(DESIGN, frozen, latents, step)
+        again = coding.paint(DESIGN, frozen, latents, step, modes)
     np.testing.assert_array_equal(again, samples)
 
 
@@ -131,7 +133,7 @@ def test_groups_of_any_size_and_escapes_in_each_come_back():
     image = np.kron(noise, np.ones((8, 8, 1), np.uint8))
     choices = coding.analyse(design, params, image, 16 * 4)
     escaping = [
-        coding._outside(params.wide, symbols, rows)[1].any()
+        latent_walk.outside(params.wide, symbols, rows)[1].any()
         for symbols, rows in zip(choices.symbols, choices.rows, strict=True)
     ]
     assert sum(escaping) > 3
@@ -201,26 +203,27 @@ def test_a_photo_of_several_tiles_keeps_the_law(frozen, small_tiles, monkeypatch
     assert all(len(shapes) == 1 for shapes in seen.values()), "several programs"
     # Tiles decode independently: in another order they are the same, elsewhere.
     data = payload.sections["data"]
-    latents, step = coding.read(DESIGN, frozen, data, (250, 100))
+    latents, modes, step = coding.read(DESIGN, frozen, data, (250, 100))
     starts = [2]
     for _ in range(8):
         starts.append(starts[-1] + 10 + sum(struct.unpack_from("<HII", data, starts[-1])))
     assert starts[-1] == len(data)
     tiles = [data[a:b] for a, b in zip(starts, starts[1:], strict=False)]
     swapped = data[:2] + b"".join(tiles[2:] + tiles[:2])
-    again, _ = coding.read(DESIGN, frozen, swapped, (250, 100))
+    again, *_ = coding.read(DESIGN, frozen, swapped, (250, 100))
     np.testing.assert_array_equal(np.roll(again, 4, axis=1), latents)
 
 
 def test_painting_in_tiles_is_painting_whole(lively, small_tiles, monkeypatch):
     latents = np.random.default_rng(0).normal(0, 40, (1, 16, 12, 64)).astype(np.int16)
     latents[0, :, :, 0] += 1000  # unlike the zeros that a convolution assumes beyond a border
-    whole = np.asarray(coding.paint(DESIGN, lively, latents, 300))[0, :250, :180]
+    modes = np.random.default_rng(1).integers(0, 4, (1, 16, 12), np.int32)
+    whole = np.asarray(coding.paint(DESIGN, lively, latents, 300, modes))[0, :250, :180]
     assert coding.synthesis_halo(DESIGN) == 1
-    tiled = coding.paint_tiles(DESIGN, lively, latents, 300, (250, 180))
+    tiled = coding.paint_tiles(DESIGN, lively, latents, 300, (250, 180), modes)
     np.testing.assert_array_equal(tiled, whole)
     monkeypatch.setattr(coding, "synthesis_halo", lambda design: 0)
-    without = coding.paint_tiles(DESIGN, lively, latents, 300, (250, 180))
+    without = coding.paint_tiles(DESIGN, lively, latents, 300, (250, 180), modes)
     wrong = (without != whole).any(-1)
     # Three convolutions on cells of 4 pixels see 12 pixels across a border, and no further.
     assert wrong[:, 52:76].any(0).all() and wrong[52:76].any(1).all()

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcomp.codecs import latent_coding as coding
 from jaxcomp.codecs.latent_codec import Design
+from jaxcomp.codecs.latent_coding import _paint
 from jaxcomp.codecs.latent_macs import decoder_macs_per_pixel
+from jaxcomp.codecs.latent_walk import walk
 from jaxcomp.nets.macs import macs
 
 DESIGN = Design("channel_conditional", (24, 40), side=8, width=16, passes=(2,))
@@ -36,6 +37,7 @@ def test_a_small_design_by_hand():
     "design",
     [
         DESIGN._replace(passes=(3, 2)),
+        DESIGN._replace(name="split", split=True, direct=True),
         Design("mean_scale", (64,), side=8, width=16),
         Design("hyperprior", (64,), side=8, width=16, means=False),
     ],
@@ -44,19 +46,20 @@ def test_a_small_design_by_hand():
 def test_what_is_counted_is_what_decoding_runs(design):
     shape, groups = (100, 200), []  # padded to 128 x 256
 
-    def read(z, step):
+    def read(z, step, *modes):
         def visit(k, places, channels, mean, row):
             groups.append(k)
             return jnp.zeros_like(mean, jnp.int32)
 
-        return coding._walk(design, {}, z, step, visit)
+        return walk(design, {}, z, step, modes[0] if modes else None, visit)
 
-    def paint(latents, step):
-        return coding._paint(design, {}, np.ones((145, 64), np.int32), latents, step)
+    def paint(latents, step, *modes):
+        return _paint(design, {}, np.ones((145, 64), np.int32), latents, step, *modes)
 
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    prior = macs(read, jax.ShapeDtypeStruct((1, 2, 4, 8), jnp.int32), step)
-    synthesis = macs(paint, jax.ShapeDtypeStruct((1, 8, 16, 64), jnp.int16), step)
+    modes = [jax.ShapeDtypeStruct((1, 8, 16), jnp.int32)] if design.split else []
+    prior = macs(read, jax.ShapeDtypeStruct((1, 2, 4, 8), jnp.int32), step, *modes)
+    synthesis = macs(paint, jax.ShapeDtypeStruct((1, 8, 16, 64), jnp.int16), step, *modes)
     found = decoder_macs_per_pixel(design, shape)
     assert found == (prior / 20000, synthesis / 20000)
-    assert len(groups) == {"channel_conditional": 5}.get(design.name, 1)
+    assert len(groups) == {"channel_conditional": 5, "split": 3}.get(design.name, 1)

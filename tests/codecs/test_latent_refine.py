@@ -7,8 +7,8 @@ import pytest
 
 from jaxcomp import entropy
 from jaxcomp.base import JaxcompError
-from jaxcomp.codecs import latent_coding
-from jaxcomp.codecs.latent_codec import UNIT, Design, networks
+from jaxcomp.codecs import latent_blocks, latent_coding, latent_frozen, latent_walk
+from jaxcomp.codecs.latent_codec import UNIT, Design, example, joined, networks
 from jaxcomp.codecs.latent_frozen import (
     LEVELS,
     NARROW_SYMBOLS,
@@ -23,7 +23,7 @@ from jaxcomp.codecs.quality import RATE_WEIGHT
 from jaxcomp.nets.integer import to_integers
 from jaxcomp.nets.resample import space_to_depth
 
-DESIGN = Design("channel_conditional", (24, 8), side=8, width=16, passes=(2,))
+DESIGN = Design("channel_conditional", (24, 8), side=8, width=16, passes=(2,), split=True)
 STEP, HEIGHT, WIDTH = 16 * 20, 50, 60
 CHANNELS = sum(DESIGN.slices)
 
@@ -40,7 +40,7 @@ def frozen():
     """A decoder that is no longer the DCT that an analysis is made for; no encoder."""
     rng = np.random.default_rng(0)
     nets = networks(DESIGN)
-    latents, level = jnp.zeros((1, 4, 4, CHANNELS)), jnp.zeros(1, jnp.int32)
+    (latents, modes), level = example(DESIGN), jnp.zeros(1, jnp.int32)
 
     def stir(path, leaf):
         # What a network adds to its linear part, and what a prior makes of what it knows.
@@ -49,47 +49,52 @@ def frozen():
         noise = sum(scale[k] for k in scale if k in name) * rng.normal(size=leaf.shape)
         return leaf + jnp.asarray(noise, jnp.float32)
 
-    def integers(net, *example):
-        params = jax.jit(net.init)(jax.random.key(1), *example)
-        return to_integers(net, jax.tree_util.tree_map_with_path(stir, params), *example)
+    def integers(net, *inputs):
+        params = jax.jit(net.init)(jax.random.key(1), *inputs)
+        return to_integers(net, jax.tree_util.tree_map_with_path(stir, params), *inputs)
 
     wide, narrow = (
         with_certain(entropy.gaussian(maximum_symbols=n, scales=SCALES).tables({}))
         for n in (WIDE_SYMBOLS, NARROW_SYMBOLS)
     )
     gains = jnp.asarray(rng.integers(900, 1200, (LEVELS, CHANNELS)), jnp.int32)
-    prior, synthesis = integers(nets.prior, latents, level), integers(nets.synthesis, latents)
+    prior = integers(nets.prior, latents, level, modes)
+    synthesis = integers(nets.synthesis, joined(latents, modes), modes)
     return Frozen(None, None, prior, synthesis, gains, None, wide, narrow)
 
 
 @pytest.fixture(scope="module")
 def start(frozen, samples):
-    """y, weight and z as an encoder may begin: a DCT, and side information of any kind."""
+    """y, modes, weight and z as an encoder may begin: a DCT, and side information of any kind."""
     samples = np.pad(samples, ((0, UNIT - HEIGHT), (0, UNIT - WIDTH), (0, 0)), mode="edge")
     planes = to_planes(jnp.asarray(samples[None], jnp.float32)) / (STEP / 16)
     scale = 1024.0 / frozen.inverse_gains[level_of(np.int32(STEP))]
-    y = scale * (space_to_depth(planes, BLOCK) @ dct_basis(CHANNELS))
+    modes = np.random.default_rng(2).integers(0, 4, (1, 4, 4), np.int32)
+    y = latent_blocks.split(space_to_depth(planes, BLOCK) @ dct_basis(3 * BLOCK**2), modes)
+    y = y[..., :CHANNELS]
     z = np.random.default_rng(1).integers(-2, 3, (1, 1, 1, DESIGN.side), np.int32)
-    return y, scale**2, z
+    return scale * y, modes, scale**2, z
 
 
-def real_cost(frozen, samples, y, weight, z):
+def real_cost(frozen, samples, y, modes, weight, z):
     """The cost of what is written and painted."""
-    chosen = latent_coding._choose(DESIGN, frozen.prior_integers, y, weight, z, np.int32(STEP))
+    chosen = latent_coding._choose(
+        DESIGN, frozen.prior_integers, y, modes, weight, z, np.int32(STEP)
+    )
     latents, symbols, rows = jax.device_get(chosen)
-    slices = latent_coding._slice_of_groups(DESIGN)
+    slices = latent_walk.slices_of_groups(DESIGN)
     active = [
         np.concatenate([s for k, s in zip(slices, symbols, strict=True) if k == n]).any(0)
         for n in range(len(DESIGN.slices))
     ]
     rows = [
-        np.where(active[k], row, latent_coding.CERTAIN) for k, row in zip(slices, rows, strict=True)
+        np.where(active[k], row, latent_frozen.CERTAIN) for k, row in zip(slices, rows, strict=True)
     ]
     bits = sum(
-        latent_coding._ideal_bits(latent_coding._tables(frozen, k), symbol, row)
+        latent_walk.ideal_bits(latent_walk.tables_of(frozen, k), symbol, row)
         for k, symbol, row in zip(slices, symbols, rows, strict=True)
     )
-    painted = np.asarray(latent_coding.paint(DESIGN, frozen, latents, STEP))
+    painted = np.asarray(latent_coding.paint(DESIGN, frozen, latents, STEP, modes))
     error = painted[0, :HEIGHT, :WIDTH].astype(float) - samples
     return bits + (error**2).sum() / (RATE_WEIGHT * (STEP / 16) ** 2)
 

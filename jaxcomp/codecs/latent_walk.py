@@ -1,0 +1,116 @@
+"""The order in which latents are coded, for encoders and decoders alike.
+
+modes of blocks, then latents in groups: slice after slice, pass after pass; each group's tables
+follow from those before it
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jaxcomp.coding import Tables
+
+from .latent_codec import Design, networks
+from .latent_frozen import WIDE_SLICES, Frozen
+from .latent_prior import LATENT, LEVEL_BITS, SIDE, lattice, level_of, restore
+
+
+class Choices(NamedTuple):
+    """What the encoder decided for a tile: the latents, and the symbols and rows of each group."""
+
+    latents: np.ndarray  # LATENT [1, h, w, c]
+    modes: np.ndarray | None  # i32[1, h, w], where blocks have modes
+    symbols: list[np.ndarray]  # i32[places, channels]
+    rows: list[np.ndarray]
+    side: np.ndarray  # i32[1, h / 4, w / 4, side]
+    active: np.ndarray  # bool[c]
+
+
+def slices_of_groups(design: Design) -> list[int]:
+    """The slice of each group, in order."""
+    passes = networks(design).prior.passes_of
+    return [k for k in range(len(design.slices)) for _ in range(passes(k))]
+
+
+def tables_of(frozen: Frozen, k: int) -> Tables:
+    """The tables of slice k."""
+    return frozen.wide if k < WIDE_SLICES else frozen.narrow
+
+
+def side_rows(shape: tuple[int, ...]) -> Int[np.ndarray, "*shape"]:
+    """The tables of side information: one for each channel."""
+    return np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
+
+
+def mode_rows(step: Any, shape: tuple[int, ...]) -> Any:
+    """The table of modes, by octave of the step in 1/16, for each block."""
+    return jnp.broadcast_to(level_of(jnp.int32(step)) >> LEVEL_BITS, shape)
+
+
+def walk(
+    design: Design,
+    integers: Any,
+    z: Array,
+    step: Array,
+    modes: Array | np.ndarray | None,
+    visit: Callable[..., Array],
+) -> Int[Array, "1 h w c"]:
+    """The latents of side information and modes; visit codes one group after the other.
+
+    visit(k, places, channels, mean, row) -> symbols; all three [places, channels].
+    """
+    module = networks(design).prior
+    prior = functools.partial(module.apply, integers)
+    z = z.astype(SIDE.dtype)
+    known, decoded, start = prior(z, level_of(step)[None], modes, method="begin"), [], 0
+    for k, size in enumerate(design.slices):
+        channels, passes = slice(start, start + size), module.passes_of(k)
+        order = lattice(known.features.shape[1:3], passes).ravel()
+        part = jnp.zeros((*known.features.shape[:3], size), LATENT.dtype)
+        for number in range(passes):
+            group = prior(k, number, known, part, z, method="group")
+            places = np.flatnonzero(order == number)
+            mean, row = (x.reshape(-1, size)[places] for x in group)
+            symbols = visit(k, places, channels, mean, row.astype(jnp.int32))
+            flat = part.reshape(-1, size).at[places].set(restore(symbols, mean))
+            part = flat.reshape(part.shape)
+        known = prior(k, known, part, method="go_on")
+        decoded.append(part)
+        start += size
+    return jnp.concatenate(decoded, -1)
+
+
+def ideal_bits(
+    tables: Tables, symbols: Int[np.ndarray, "*shape"], rows: Int[np.ndarray, "*shape"]
+) -> float:
+    """Code lengths of all symbols under integer tables, and those of escapes."""
+    column, beyond = outside(tables, symbols, rows)
+    last = tables.entries.shape[1] - 1
+    frequency = (np.asarray(tables.entries)[rows, np.where(beyond, last, column)] >> 16) + 1.0
+    # What lies outside follows as an exponential Golomb code of about twice its distance.
+    distance = np.where(column < 0, -column, column - last)[beyond]
+    codes = 2 * np.floor(np.log2(2.0 * distance + 2)) + 1
+    return float((tables.precision - np.log2(frequency)).sum() + codes.sum())
+
+
+def outside(tables: Tables, symbols: Any, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The column of each symbol, and whether it lies outside its table."""
+    column = symbols - np.asarray(tables.offset)[rows]
+    return column, (column < 0) | (column >= tables.entries.shape[1] - 1)
+
+
+def bits(design: Design, frozen: Frozen, step: int, choices: Choices) -> float:
+    """Ideal code lengths of all symbols of a tile."""
+    total = ideal_bits(frozen.side, choices.side, side_rows(choices.side.shape))
+    if choices.modes is not None:
+        rows = np.asarray(mode_rows(step, choices.modes.shape))
+        total += ideal_bits(frozen.modes, choices.modes, rows)
+    for k, symbols, rows in zip(
+        slices_of_groups(design), choices.symbols, choices.rows, strict=True
+    ):
+        total += ideal_bits(tables_of(frozen, k), symbols, rows)
+    return total
