@@ -44,6 +44,9 @@ from jaxcomp.nets.integer_layer import FEATURES, Mask, Options, integers_of, run
 from jaxcomp.nets.integer_weights import IntegerWeights
 
 COLLECTION = "integers"
+# What macs.py traces to count must never be found in the cache by what is traced to run. Here, as
+# a context that is made after programs were compiled has all of them compiled again.
+COUNTING = jax.make_user_context(False)
 CONVERSIONS = 16  # networks whose compiled conversion is kept: a design of a codec has two
 
 

@@ -20,10 +20,8 @@ import jax.numpy as jnp
 
 from jaxcomp.base import JaxcompError
 from jaxcomp.nets.fixed_point import is_integer
-from jaxcomp.nets.integer import IntegerConv, IntegerDense
+from jaxcomp.nets.integer import COUNTING, IntegerConv, IntegerDense
 
-# What is traced to be counted must never be found in the cache by what is traced to run.
-_COUNTING = jax.make_user_context(False)
 # What these hold runs as often as numbers or machines say, not as shapes do.
 _UNKNOWN = ("while", "pallas_call", "shard_map")
 
@@ -35,7 +33,7 @@ def macs(function: Callable[..., Any], *arguments: Any) -> int:
     a network of nothing else takes {}. Scans count every step, of branches the most expensive.
     Raises JaxcompError for products in a loop of unknown length, a Pallas kernel or a shard_map.
     """
-    with _COUNTING(True), nn.intercept_methods(_once):
+    with COUNTING(True), nn.intercept_methods(_once):
         program = jax.make_jaxpr(function)(*arguments)
     return _count(program.jaxpr)
 

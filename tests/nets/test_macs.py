@@ -1,5 +1,8 @@
 """Counts by hand, of every kind of layer; counting leaves no trace in what runs."""
 
+import importlib
+import sys
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -105,3 +108,12 @@ def test_counting_and_running_do_not_meet():
     assert before == macs(run, integers, x) == PIXELS * 9 * 12 * 7
     np.testing.assert_array_equal(y, jax.jit(lambda *a: net.apply(*a))(integers, x))
     assert len(np.unique(y)) > 20
+
+
+def test_importing_it_has_nothing_compiled_again():
+    traced = []
+    run = jax.jit(lambda x: traced.append(x) or x)
+    run(1)
+    importlib.reload(sys.modules[macs.__module__])
+    run(1)
+    assert len(traced) == 1
