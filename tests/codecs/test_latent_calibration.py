@@ -1,17 +1,14 @@
 """Counted tables code what they were counted from, and its like, in fewer bits."""
 
-import jax
 import numpy as np
 import pytest
 
 from jaxcomp.codecs import latent_coding
 from jaxcomp.codecs.latent_calibration import calibrate
-from jaxcomp.codecs.latent_codec import Design
-from jaxcomp.codecs.latent_frozen import freeze
 from tests.checks import check_codec
+from tests.codecs import designs
 
-DESIGN = Design("mean_scale", (24, 40), side=8, width=16)
-CODEC = latent_coding.latent_codec(DESIGN)
+CODEC = latent_coding.latent_codec(designs.MEAN_SCALE)
 
 
 def photo(seed):
@@ -23,7 +20,7 @@ def photo(seed):
 
 @pytest.fixture(scope="module")
 def frozen():
-    return freeze(DESIGN, CODEC.init(jax.random.key(0)))
+    return designs.frozen(designs.MEAN_SCALE)
 
 
 def test_counted_tables_code_in_fewer_bits_and_decode(frozen):

@@ -5,16 +5,13 @@ import numpy as np
 import pytest
 
 from jaxcomp import coding
-from jaxcomp.codecs import latent_codec
-from jaxcomp.codecs.latent_codec import Design
-from jaxcomp.codecs.latent_frozen import CERTAIN, freeze, from_arrays, to_arrays
-
-DESIGN = Design("mean_scale", (24, 8), side=8, width=16)
+from jaxcomp.codecs.latent_frozen import CERTAIN, from_arrays, to_arrays
+from tests.codecs import designs
 
 
 @pytest.fixture(scope="module")
 def frozen():
-    return freeze(DESIGN, latent_codec.init(DESIGN, jax.random.key(0)))
+    return designs.frozen(designs.MEAN_SCALE)
 
 
 def test_arrays_hold_all_of_it(frozen):

@@ -1,22 +1,20 @@
 """Weights as files: what a decoder needs comes back as it was, and files name what made them."""
 
-import jax
 import numpy as np
 import pytest
 
 import jaxcomp as jc
 from jaxcomp.codecs import latent_coding
-from jaxcomp.codecs.latent_codec import Design
 from jaxcomp.codecs.weights import load_weights, save_weights, weights_hash
 from jaxcomp.coding import container
+from tests.codecs import designs
 
-DESIGN = Design("mean_scale", (32,), side=8, width=16)
-CODEC = latent_coding.latent_codec(DESIGN)
+CODEC = latent_coding.latent_codec(designs.MEAN_SCALE)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return save_weights(CODEC, CODEC.init(jax.random.key(3)))
+    return save_weights(CODEC, designs.initial(designs.MEAN_SCALE))
 
 
 def test_a_file_decodes_with_loaded_weights_and_no_others(data):
