@@ -34,8 +34,8 @@ def save(
 ) -> bytes:
     """The .jxc file of an image, u8[h, w, channels] or u8[h, w].
 
-    params: of load_weights, for a codec that ships none. icc: the image's ICC profile, kept as it
-    is. options go to codec.encode (quality=50, bpp=0.5).
+    params: of load_weights or of training, for a codec that ships none. icc: the image's ICC
+    profile, kept as it is. options go to codec.encode (quality=50, bpp=0.5).
     Raises UnsupportedInput for an image that the codec does not carry.
     """
     image = np.asarray(image)
@@ -45,7 +45,7 @@ def save(
             f"got {image.dtype}{list(image.shape)}; convert it, for floats in 0..1 with "
             "(255 * image).round().astype('uint8')"
         )
-    params = _parameters(codec, params)
+    given, params = params, _parameters(codec, params)
     header, sections = codec.encode(params, image, **options)
     sections = dict(sections)
     if ICC_SECTION in sections:
@@ -58,7 +58,7 @@ def save(
             )
         sections[ICC_SECTION] = zlib.compress(icc, 9)
     header = {**header, "shape": list(image.shape)}
-    if (model := model_hash(codec.name, params)) is not None:
+    if (model := model_hash(codec.name, None if given is None else params)) is not None:
         header["model"] = model
     return pack(codec.name, header, sections)
 
@@ -68,9 +68,9 @@ def load(
 ) -> np.ndarray:
     """The image in a .jxc file, u8 of the shape that was saved.
 
-    weights: of load_weights, for a file of a codec that ships none. Raises CorruptStream for bytes
-    that save did not write, and UnsupportedInput for more than max_pixels, a codec that this
-    version does not know, or other weights than the file was written with.
+    weights: of load_weights, for a file of a codec that ships none, or shipped others. Raises
+    CorruptStream for bytes that save did not write, and UnsupportedInput for more than max_pixels,
+    a codec that this version does not know, or other weights than the file was written with.
     """
     return decode(unpack(data), weights=weights, max_pixels=max_pixels)
 
@@ -84,12 +84,14 @@ def decode(
     """load, for a container that has been unpacked."""
     shape = image_shape(container, max_pixels=max_pixels)
     codec, params = (find(container.codec), None) if weights is None else weights
-    if codec.name != container.codec:
+    # Weights that are shipped have a codec of their own, whichever codec they were trained for.
+    known = TRAINABLE if container.codec not in TRAINABLE else (container.codec,)
+    if weights is not None and codec.name not in known:
         raise UnsupportedInput(
             f"expected weights of codec {container.codec}, which wrote the file, got {codec.name}"
         )
     params = _parameters(codec, params)
-    check_model(container, params)
+    check_model(container, None if weights is None else params)
     sections = {k: v for k, v in container.sections.items() if k != ICC_SECTION}
     image = np.asarray(codec.decode(params, Payload(dict(container.header), sections)))
     if image.shape != shape or image.dtype != np.uint8:
@@ -101,13 +103,17 @@ def decode(
 
 
 def check_model(container: Container, params: Any = None) -> None:
-    """Raise UnsupportedInput for a file that was written with another model than this."""
+    """Raise UnsupportedInput for a file that was written with another model.
+
+    params: of the weights that are at hand; None for the model that this version ships.
+    """
     model = model_hash(container.codec, params)
     if container.header.get("model") != model:
+        have = "this jaxcomp ships" if params is None else "these weights are"
         raise UnsupportedInput(
             f"the file was written with model {ascii(container.header.get('model'))[:40]} of codec "
-            f"{container.codec}, this jaxcomp ships {model}; install the version that wrote it, or "
-            "pass the weights"
+            f"{container.codec}, {have} {model}; pass the weights that wrote it, or install the "
+            "version that did"
         )
 
 
@@ -128,9 +134,7 @@ def model_hash(name: str, params: Any = None) -> str | None:
     A file decodes with the model it was written with and no other, so it says which one that was.
     The hash is of what is stored, not of what a version derives from it.
     """
-    if name in TRAINABLE:
-        if params is None:
-            return None
+    if params is not None and name in (*TRAINABLE, "learned"):
         from jaxcomp.codecs.weights import weights_hash
 
         return weights_hash(params)
@@ -160,6 +164,10 @@ def _parameters(codec, params):
             f"codec {codec.name} ships no weights; train some (jaxcomp train image --codec "
             f"{codec.name}) and pass what load_weights reads"
         )
+    if codec.name in TRAINABLE:
+        from jaxcomp.codecs.weights import frozen
+
+        return frozen(codec, params)
     return _shipped(codec.init) if params is None else params
 
 

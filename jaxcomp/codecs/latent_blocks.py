@@ -25,7 +25,7 @@ SPLIT = CELL_MATRICES[1] @ CELL_MATRICES[0].T
 SPLIT_BITS = 13
 MODES = 4  # rows are split + 2 * columns are split
 # What a split must gain, in the bits that `choose` estimates.
-BIAS = np.array([0.0, 3.0, 3.0, 1.0], np.float32)
+BIAS = np.array([0.0, 6.0, 6.0, 6.0], np.float32)
 
 
 def choose(y: Float[Array, "*batch 768"]) -> Int32[Array, "*batch"]:

@@ -27,13 +27,12 @@ def save_weights(codec: Codec, params: Any) -> bytes:
 
     if codec.name not in TRAINABLE:
         raise UnsupportedInput(f"expected one of {', '.join(TRAINABLE)}, got {codec.name}")
-    design = _design(codec)
-    frozen = params if isinstance(params, latents.Frozen) else latents.freeze(design, params)
-    listing, packed = pack_arrays(_flatten(latents.to_arrays(frozen)))
+    design, params = codec.init.args[0], frozen(codec, params)
+    listing, packed = pack_arrays(_flatten(latents.to_arrays(params)))
     header = {
         "codec_name": codec.name,
         "design": design._asdict(),
-        "decoder": weights_hash(frozen),
+        "decoder": weights_hash(params),
         "macs_per_pixel": round(decoder_macs_per_pixel(design).total),
         "arrays": listing,
     }
@@ -61,6 +60,15 @@ def load_weights(data: bytes) -> tuple[Codec, Any]:
     return codec, params
 
 
+def frozen(codec: Codec, params: Any) -> Any:
+    """The integers of params: of training, or what load_weights gave."""
+    from jaxcomp.codecs import latent_frozen as latents
+
+    if isinstance(params, latents.Frozen):
+        return params
+    return latents.freeze(codec.init.args[0], params)
+
+
 def weights_hash(params: Any) -> str:
     """CRC32 of what a decoder needs, as eight hexadecimal digits; files name it."""
     from jaxcomp.codecs import latent_frozen as latents
@@ -83,11 +91,6 @@ def _design_of(name, fields):
         fields = dict(zip(FIRST_FIELDS, fields, strict=True))
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return Design(**{**fields, "name": name})
-
-
-def _design(codec):
-    """The design of a codec that latent_codec made."""
-    return codec.init.args[0]
 
 
 def _flatten(tree, prefix=""):
