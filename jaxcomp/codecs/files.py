@@ -112,8 +112,8 @@ def check_model(container: Container, params: Any = None) -> None:
         have = "this jaxcomp ships" if params is None else "these weights are"
         raise UnsupportedInput(
             f"the file was written with model {ascii(container.header.get('model'))[:40]} of codec "
-            f"{container.codec}, {have} {model}; pass the weights that wrote it, or install the "
-            "version that did"
+            f"{container.codec}, {have} {model}; install the version that wrote it, or pass the "
+            "weights that did"
         )
 
 
