@@ -16,6 +16,7 @@ from jaxcomp.codecs.header import TRAINABLE
 from jaxcomp.coding.container import pack, unpack
 
 KIND = "weights"
+LISTS = "slices", "passes"
 FIRST_FIELDS = "slices", "side", "width", "means", "passes"
 
 
@@ -31,7 +32,7 @@ def save_weights(codec: Codec, params: Any) -> bytes:
     listing, packed = pack_arrays(_flatten(latents.to_arrays(params)))
     header = {
         "codec_name": codec.name,
-        "design": design._asdict(),
+        "design": {k: list(v) if k in LISTS else v for k, v in design._asdict().items()},
         "decoder": weights_hash(params),
         "macs_per_pixel": round(decoder_macs_per_pixel(design).total),
         "arrays": listing,
