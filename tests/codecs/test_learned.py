@@ -1,6 +1,7 @@
-"""The shipped codec: files of its first version decode to pinned images, in every way of running.
+"""The shipped codec: files of every version decode to pinned images, in every way of running.
 
-The golden files are save(learned(), crop of the demo photo, quality=40) and 30.
+The golden files are save(learned(), crop of the demo photo, quality=40) and 30. The first weights
+were of another design (a list in its header, blocks of 16 alone) and are golden, too.
 """
 
 import functools
@@ -25,7 +26,10 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 IMAGES = {
     "learned_v1.jxc": "540694b1ca48260bfe533a46bd5f0ae52665c3f148b592fd952aa626046810dd",
     "learned_v1_small.jxc": "ef24699fc03ebc8c36690996cf6be0a9146af4d5eb068a90a8dadb0c56139cc3",
+    "learned_v2.jxc": "9e728d300496833f55277c318300d92d8e3f5cec64edd754fdca92f8438d8ced",
+    "learned_v2_small.jxc": "65983214d2b73798302b01a5f8d42d62574a86a0cc8e0c21ab6c027e09d876c7",
 }
+SMALL = "learned_v2_small.jxc"
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +38,30 @@ def photo():
     return read_photo(data, max_pixels=1 << 20).pixels
 
 
+@functools.cache
+def weights(name):
+    """Those that wrote a golden file: None, which ship, or of a file beside it."""
+    path = GOLDEN / f"{name[:10]}.jxw"
+    return load_weights(path.read_bytes()) if path.exists() else None
+
+
 def sha256(image):
     return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_golden_files_decode_to_pinned_images(name):
-    assert sha256(jc.codecs.load((GOLDEN / name).read_bytes())) == IMAGES[name]
+    image = jc.codecs.load((GOLDEN / name).read_bytes(), weights=weights(name))
+    assert sha256(image) == IMAGES[name]
+
+
+def test_other_weights_are_named():
+    data = (GOLDEN / "learned_v1_small.jxc").read_bytes()
+    with pytest.raises(jc.UnsupportedInput, match="ships .* pass the weights"):
+        jc.codecs.load(data)
+    data = (GOLDEN / SMALL).read_bytes()
+    with pytest.raises(jc.UnsupportedInput, match="these weights are"):
+        jc.codecs.load(data, weights=weights("learned_v1.jxc"))
 
 
 def test_four_at_once_are_the_same(monkeypatch):
@@ -67,16 +88,14 @@ def test_four_at_once_are_the_same(monkeypatch):
     ):
         program = functools.partial(four, getattr(module, name), batched)
         monkeypatch.setattr(module, name, program)
-    name = "learned_v1_small.jxc"
-    assert sha256(jc.codecs.load((GOLDEN / name).read_bytes())) == IMAGES[name]
+    assert sha256(jc.codecs.load((GOLDEN / SMALL).read_bytes())) == IMAGES[SMALL]
 
 
 @pytest.mark.slow  # operation by operation, two minutes
 def test_without_jit_it_is_the_same():
-    name = "learned_v1_small.jxc"
     jc.codecs.learned().init()
     with jax.disable_jit():
-        assert sha256(jc.codecs.load((GOLDEN / name).read_bytes())) == IMAGES[name]
+        assert sha256(jc.codecs.load((GOLDEN / SMALL).read_bytes())) == IMAGES[SMALL]
 
 
 def test_a_file_is_what_was_promised(photo):
