@@ -1,0 +1,38 @@
+"""What each group is coded with. That encoders and decoders walk alike: test_latent_coding."""
+
+import jax
+import numpy as np
+
+from jaxcomp import coding, entropy
+from jaxcomp.codecs import latent_walk
+from jaxcomp.codecs.latent_codec import Design
+from jaxcomp.codecs.latent_frozen import with_certain
+
+RNG = np.random.default_rng(0)
+
+
+def test_groups_are_slices_times_passes():
+    design = Design("channel_conditional", (3, 9, 20, 32), passes=(3, 2))
+    assert latent_walk.slices_of_groups(design) == [0, 0, 0, 1, 1, 2, 3]
+
+
+def test_tables_of_modes_are_octaves_of_the_step():
+    def rows(step):
+        return np.unique(latent_walk.mode_rows(step, (1, 2, 3))).tolist()
+
+    assert [rows(16 * step) for step in (1, 1.99, 2, 40, 63, 64, 400)] == [
+        [0], [0], [1], [5], [5], [6], [8]
+    ]  # fmt: skip
+
+
+def test_ideal_bits_are_those_that_are_written():
+    scales = np.geomspace(0.1, 4, 8)
+    tables = with_certain(entropy.gaussian(maximum_symbols=32, scales=scales).tables({}))
+    rows = RNG.integers(0, 9, 20_000).astype(np.int32)
+    wide = np.append(3 * scales, 0)[rows]
+    symbols = np.rint(RNG.normal(0, 1, rows.shape) * wide).astype(np.int32)
+    _, outside = latent_walk.outside(tables, symbols, rows)
+    assert 10 < outside.sum() < len(rows) / 2 and not outside[rows == 8].any()
+    stream = coding.encode(tables, *jax.device_put((symbols, rows)), lanes=16)
+    ideal, real = latent_walk.ideal_bits(tables, symbols, rows), 8 * len(coding.to_bytes(stream))
+    assert abs(real - ideal) < 0.005 * ideal + 32 * 16
