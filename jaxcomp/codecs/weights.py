@@ -90,6 +90,8 @@ def _design_of(name, fields):
 
     if isinstance(fields, list):
         fields = dict(zip(FIRST_FIELDS, fields, strict=True))
+    if not isinstance(fields, dict):
+        raise TypeError(f"expected the fields of a design, got {fields!r:.40}")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return Design(**{**fields, "name": name})
 
