@@ -9,8 +9,6 @@
 Folders load on first use (PEP 562), so importing jaxcomp does not import jax.
 """
 
-import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from jaxcomp.base import CapacityError as CapacityError
@@ -20,6 +18,7 @@ from jaxcomp.base import EntropyModel as EntropyModel
 from jaxcomp.base import JaxcompError as JaxcompError
 from jaxcomp.base import Payload as Payload
 from jaxcomp.base import UnsupportedInput as UnsupportedInput
+from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
     from jaxcomp import cli as cli
@@ -33,14 +32,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_FOLDERS = ("cli", "codecs", "coding", "entropy", "io", "kernels", "measures", "nets")
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name in _FOLDERS:
-        return importlib.import_module(f"jaxcomp.{name}")
-    raise AttributeError(f"module 'jaxcomp' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_FOLDERS})
+load_on_use(
+    __name__,
+    {
+        "cli": (),
+        "codecs": (),
+        "coding": (),
+        "entropy": (),
+        "io": (),
+        "kernels": (),
+        "measures": (),
+        "nets": (),
+    },
+)

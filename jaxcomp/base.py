@@ -8,7 +8,7 @@ anything heavy is loaded.
 Floors (a file imports only from lower floors, or from its own folder):
 
     6 cli | 5 io | 4 codecs, weights, kvcache, tokens, optim | 3 entropy, nets, lift
-    2 coding, formats | 1 kernels, measures | 0 base, tree
+    2 coding, formats | 1 kernels, measures | 0 base, lazy, tree
 
 Laws (tests/checks.py states each of them once, as code):
 

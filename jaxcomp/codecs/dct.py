@@ -20,10 +20,11 @@ import numpy as np
 
 from jaxcomp import coding
 from jaxcomp.base import Codec, CorruptStream, Payload
+from jaxcomp.coding.tables import with_certain
 
 from . import dct_tile as tile
-from .dct_coder import Choices, Model, symbol_bits, with_certainty
-from .dct_context import Network
+from .dct_coder import Choices, Model, symbol_bits
+from .dct_context import CERTAIN, Network
 from .dct_geometry import tiles
 from .quality import MAX_STEP, MIN_STEP, find_step
 from .samples import from_colour, read_shape, to_colour
@@ -44,7 +45,8 @@ def init(key: Any = None) -> Model:
 def build(stored: dict[str, np.ndarray]) -> Model:
     """The model of the stored integers."""
     network = Network(*(stored[name].astype(np.int32) for name in Network._fields))
-    tables = with_certainty(coding.build_tables(stored["frequencies"].astype(np.float64) + 1))
+    tables = coding.build_tables(stored["frequencies"].astype(np.float64) + 1)
+    tables = with_certain(tables, CERTAIN)
     offsets, weights = stored["offsets"].astype(np.int64), stored["weights"].astype(np.int32)
     return Model(network, tables, symbol_bits(tables), offsets, weights)
 

@@ -9,7 +9,6 @@ Means (u = v = 0) are rounded first and coded losslessly as differences to a pre
 around (hierarchy in dct_geometry).
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -234,19 +233,6 @@ def read(
     state = stream, context.no_maps(capacity), empty, empty.astype(jnp.uint16)
     stream, _, symbols, chosen = lax.fori_loop(0, count, visit, state)
     return modes, symbols, chosen, coding.is_finished(stream)
-
-
-def with_certainty(tables: Tables) -> Tables:
-    """The tables with probability exactly 1 for symbol 0 of table CERTAIN: coding it does nothing.
-
-    build_tables gives every symbol a frequency of at least 1; here the others can never occur.
-    """
-    entries, directory = np.array(tables.entries), np.array(tables.directory)
-    entries[CERTAIN] = 0xFFFF0000
-    directory[CERTAIN] = 0
-    directory[CERTAIN, 0] = 0xFFFF0001
-    entries, directory = jax.device_put((entries, directory))
-    return replace(tables, entries=entries, directory=directory)
 
 
 def symbol_bits(tables: Tables) -> Float[np.ndarray, "tables symbols"]:

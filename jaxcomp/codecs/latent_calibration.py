@@ -15,9 +15,10 @@ from jaxtyping import UInt8
 from jaxcomp import coding
 from jaxcomp.base import Codec
 from jaxcomp.coding import Tables
+from jaxcomp.coding.tables import with_certain
 
 from .latent_coding import analyse
-from .latent_frozen import Frozen, freeze, with_certain
+from .latent_frozen import Frozen, freeze
 from .latent_walk import mode_rows, slices_of_groups, tables_of
 from .quality import host_step
 from .training import QUALITIES

@@ -1,15 +1,14 @@
 """What training leaves, once: the integers and tables that encode and decode."""
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
 from jaxcomp import coding, entropy
 from jaxcomp.coding import Tables
+from jaxcomp.coding.tables import with_certain
 from jaxcomp.nets import gain
 from jaxcomp.nets.integer import to_integers
 
@@ -89,14 +88,3 @@ def from_arrays(arrays: dict[str, Any]) -> Frozen:
         )
         arrays[name] = tables if name == "side" else with_certain(tables)
     return Frozen(**arrays)
-
-
-def with_certain(tables: Tables) -> Tables:
-    """The tables and one more, in which 0 is certain: coding it changes nothing."""
-    entries = np.pad(np.asarray(tables.entries), ((0, 1), (0, 0)))
-    entries[-1] = 0xFFFF0000
-    directory = np.pad(np.asarray(tables.directory), ((0, 1), (0, 0)))
-    directory[-1, 0] = 0xFFFF0001  # symbol 0 begins in slot 0 and is that of every slot
-    offset = np.pad(np.asarray(tables.offset), (0, 1))
-    entries, directory, offset = jax.device_put((entries, directory, offset))
-    return replace(tables, entries=entries, directory=directory, offset=offset)

@@ -1,7 +1,8 @@
 """Integers <-> words <-> bytes: integer tables, interleaved rANS, streams, containers."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
     from jaxcomp.coding import adaptive as adaptive
@@ -24,31 +25,19 @@ if TYPE_CHECKING:
     from jaxcomp.coding.tables import Tables as Tables
     from jaxcomp.coding.tables import build_tables as build_tables
 
-# Loaded on first use: the container is read without jax.
-_FILES = {
-    "rans": ("decode", "encode", "pop", "push"),
-    "stream": ("Stream", "choose_lanes", "empty", "from_bytes", "is_finished", "to_bytes"),
-    "tables": ("Tables", "build_tables"),
-}
-_MODULES = (
-    "adaptive",
-    "bits_back",
-    "container",
-    "range_coder",
-    "run_length",
-    "run_length_string",
-    "universal",
+# The container is read without jax.
+load_on_use(
+    __name__,
+    {
+        "adaptive": (),
+        "bits_back": (),
+        "container": (),
+        "range_coder": (),
+        "rans": ("decode", "encode", "pop", "push"),
+        "run_length": (),
+        "run_length_string": (),
+        "stream": ("Stream", "choose_lanes", "empty", "from_bytes", "is_finished", "to_bytes"),
+        "tables": ("Tables", "build_tables"),
+        "universal": (),
+    },
 )
-_FILE_OF = {name: file for file, names in _FILES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FILE_OF:
-        return getattr(importlib.import_module(f"jaxcomp.coding.{_FILE_OF[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"jaxcomp.coding.{name}")
-    raise AttributeError(f"module 'jaxcomp.coding' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_FILE_OF, *_MODULES})

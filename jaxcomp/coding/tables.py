@@ -98,6 +98,28 @@ def build_tables(
     return Tables(*arrays, precision, escape)
 
 
+def with_certain(tables: Tables, row: int | None = None) -> Tables:
+    """The tables with one in which column 0 has probability exactly 1: coding it changes nothing.
+
+    It takes the place of `row`, or follows the others, and stands for 0. build_tables gives every
+    symbol a frequency of at least 1; in this table all symbols but the first can never occur.
+    Raises JaxcompError for tables that have no directory: searching would find the others.
+    """
+    if tables.directory is None:
+        raise JaxcompError("expected tables with a directory; use precision 4 or more, fewer rows")
+    more = (0, int(row is None))
+    row = -1 if row is None else row
+    entries = np.pad(np.asarray(tables.entries), (more, (0, 0)))
+    entries[row] = ((1 << tables.precision) - 1) << 16
+    directory = np.pad(np.asarray(tables.directory), (more, (0, 0)))
+    directory[row] = 0
+    directory[row, 0] = 0xFFFF0001  # the symbol of slot 0 is that of every slot
+    offset = np.pad(np.asarray(tables.offset), more)
+    offset[row] = 0
+    arrays = jax.device_put((entries, directory, offset))
+    return Tables(*arrays, tables.precision, tables.escape)
+
+
 def _check_shape(tables: int, symbols: int, precision: int, escape: bool) -> None:
     if not 1 <= precision <= 16:
         raise JaxcompError(f"precision must be 1 to 16 bits, got {precision}")

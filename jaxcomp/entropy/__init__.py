@@ -3,10 +3,9 @@
 Names load on first use (PEP 562).
 """
 
-import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
     from .adapters import mapped as mapped
@@ -58,59 +57,37 @@ if TYPE_CHECKING:
     from .student_t import student_t_log_mass as student_t_log_mass
     from .tails import find_tails as find_tails
 
-_NAMES = {
-    "adapters": ("mapped", "rounded", "soft_rounded"),
-    "bounds": ("lower_bound", "upper_bound"),
-    "categorical": ("categorical",),
-    "channelwise": ("channelwise",),
-    "dither": (
-        "dither",
-        "dither_index",
-        "dither_value",
-        "universal_dequantise",
-        "universal_quantise",
-    ),
-    "factorized": ("factorized", "factorized_log_mass"),
-    "fourier": ("fourier", "fourier_log_mass"),
-    "gaussian": ("gaussian", "gaussian_log_mass"),
-    "indexed": ("indexed",),
-    "interval": ("noisy_bits", "scaled"),
-    "laplace": ("laplace", "laplace_log_mass"),
-    "location_scale": ("location_scale", "scale_index", "scale_table"),
-    "logistic": ("logistic", "logistic_log_mass"),
-    "mixture": ("mixed", "mixture"),
-    "noise": ("add_uniform_noise",),
-    "perturb": ("perturb_and_apply",),
-    "power_law": ("power_law", "power_law_log_mass", "power_law_penalty"),
-    "rounding": ("dequantise", "quantisation_offset", "quantise", "straight_through_round"),
-    "shifted": ("shifted", "universal"),
-    "soft_round": ("soft_round", "soft_round_conditional_mean", "soft_round_inverse"),
-    "sparse": ("sparse",),
-    "student_t": ("student_t", "student_t_log_mass"),
-    "tails": ("find_tails",),
-}
-_HOME = {name: file for file, names in _NAMES.items() for name in names}
-
-
-class _Entropy(ModuleType):
-    """A package where `entropy.gaussian` stays the function after its file was imported.
-
-    The import system binds an imported submodule in its package. That would hide the function of
-    the same name, which an eager `from .gaussian import gaussian as gaussian` would have kept.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_HOME})
-
-
-sys.modules[__name__].__class__ = _Entropy
+load_on_use(
+    __name__,
+    {
+        "adapters": ("mapped", "rounded", "soft_rounded"),
+        "bounds": ("lower_bound", "upper_bound"),
+        "categorical": ("categorical",),
+        "channelwise": ("channelwise",),
+        "dither": (
+            "dither",
+            "dither_index",
+            "dither_value",
+            "universal_dequantise",
+            "universal_quantise",
+        ),
+        "factorized": ("factorized", "factorized_log_mass"),
+        "fourier": ("fourier", "fourier_log_mass"),
+        "gaussian": ("gaussian", "gaussian_log_mass"),
+        "indexed": ("indexed",),
+        "interval": ("noisy_bits", "scaled"),
+        "laplace": ("laplace", "laplace_log_mass"),
+        "location_scale": ("location_scale", "scale_index", "scale_table"),
+        "logistic": ("logistic", "logistic_log_mass"),
+        "mixture": ("mixed", "mixture"),
+        "noise": ("add_uniform_noise",),
+        "perturb": ("perturb_and_apply",),
+        "power_law": ("power_law", "power_law_log_mass", "power_law_penalty"),
+        "rounding": ("dequantise", "quantisation_offset", "quantise", "straight_through_round"),
+        "shifted": ("shifted", "universal"),
+        "soft_round": ("soft_round", "soft_round_conditional_mean", "soft_round_inverse"),
+        "sparse": ("sparse",),
+        "student_t": ("student_t", "student_t_log_mass"),
+        "tails": ("find_tails",),
+    },
+)

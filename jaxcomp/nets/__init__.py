@@ -3,9 +3,9 @@
 Modules load on first use (PEP 562).
 """
 
-import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING
+
+from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
     from jaxcomp.nets import fixed_point as fixed_point
@@ -17,23 +17,16 @@ if TYPE_CHECKING:
     from jaxcomp.nets import residual as residual
     from jaxcomp.nets import window_attention as window_attention
 
-_MODULES = (
-    "fixed_point",
-    "gain",
-    "gdn",
-    "integer",
-    "macs",
-    "resample",
-    "residual",
-    "window_attention",
+load_on_use(
+    __name__,
+    {
+        "fixed_point": (),
+        "gain": (),
+        "gdn": (),
+        "integer": (),
+        "macs": (),
+        "resample": (),
+        "residual": (),
+        "window_attention": (),
+    },
 )
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name in _MODULES:
-        return importlib.import_module(f"jaxcomp.nets.{name}")
-    raise AttributeError(f"module 'jaxcomp.nets' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})

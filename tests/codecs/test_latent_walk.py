@@ -6,7 +6,7 @@ import numpy as np
 from jaxcomp import coding, entropy
 from jaxcomp.codecs import latent_walk
 from jaxcomp.codecs.latent_codec import Design
-from jaxcomp.codecs.latent_frozen import with_certain
+from jaxcomp.coding.tables import with_certain
 
 RNG = np.random.default_rng(0)
 

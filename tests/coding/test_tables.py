@@ -10,6 +10,7 @@ from hypothesis import given, settings
 
 import jaxcomp as jc
 from jaxcomp.coding import build_tables
+from jaxcomp.coding.tables import with_certain
 from tests.checks import check_tables
 
 
@@ -116,3 +117,23 @@ def test_many_tables_get_no_directory():
 def test_bad_probabilities_are_refused_by_name(pmf, options, words):
     with pytest.raises(jc.JaxcompError, match=words):
         build_tables(np.array(pmf, np.float64), **options)
+
+
+@pytest.mark.parametrize(("precision", "row"), [(16, None), (16, 1), (8, 0), (4, None)])
+def test_a_certain_table_costs_nothing_and_the_others_stay(precision, row):
+    plain = build_tables(np.eye(3, 6) + 0.1, precision=precision, offset=-2)
+    tables = with_certain(plain, row)
+    where = 3 if row is None else row
+    others = [i for i in range(3) if i != where]
+    np.testing.assert_array_equal(tables.entries[:3][others,], plain.entries[others,])
+    rows = np.append(np.tile(others, 50), np.full(1000, where)).astype(np.int32)
+    symbols = np.where(rows == where, 0, rows - 2).astype(np.int32)
+    stream = jc.coding.encode(tables, symbols, rows, lanes=1)
+    np.testing.assert_array_equal(jc.coding.decode(tables, stream, rows), symbols)
+    without = jc.coding.encode(plain, symbols[:-1000], rows[:-1000], lanes=1)
+    assert jc.coding.to_bytes(stream) == jc.coding.to_bytes(without)
+
+
+def test_a_certain_table_needs_a_directory():
+    with pytest.raises(jc.JaxcompError, match="directory"):
+        with_certain(build_tables(np.ones(4), precision=3))
