@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.cli import common, train_folder, train_hosts
+from jaxcomp.cli import common, train_begin, train_folder, train_hosts
 
 EPILOG = """\
 examples:
   jaxcomp train image --data photos/ --out run/                     train from nothing
   jaxcomp train image --data photos/ --out run/ --resume            go on where it stopped
   jaxcomp train image --data photos/ --out run/ --codec hyperprior --steps 200000 --crop 256
+  jaxcomp train image --data scans/ --out fine/ --begin learned --steps 5000 \\
+      --learning-rate 1e-4
+                                       fine-tune what jaxcomp brings for photos of another kind
   jaxcomp train image --data scans/ --out fine/ --begin run/ --steps 5000 --learning-rate 1e-4
-                                       fine-tune: the weights of run/, a schedule of its own
+                                       fine-tune what run/ learned, with a schedule of its own
   jaxcomp train image --data photos/ --out run/ --precision float32
                                        on a GPU, as exact as on a CPU and slower
   jaxcomp train image --data photos/ --out run/ --batch 32 --hosts 10.0.0.1:8476 2 0
@@ -55,8 +58,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--begin",
         default="",
-        metavar="RUN",
-        help="begin with the weights of another run of the codec, those of its last checkpoint",
+        metavar="WEIGHTS",
+        help="begin with weights: the folder of another run, a file (.jxw), or learned, those that "
+        "jaxcomp brings",
     )
     parser.add_argument("--steps", type=common.positive_int, default=50_000)
     parser.add_argument("--batch", type=common.positive_int, default=8, help="crops per step")
@@ -64,9 +68,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=common.positive_float, default=1e-3)
     parser.add_argument(
         "--still",
-        default="",
+        default=train_folder.OPEN["still"],
         metavar="PARTS",
-        help="what does not learn: of analysis, prior, synthesis, gain, side; with commas between",
+        help="what does not learn: of analysis, prior, synthesis, gain, side; with commas between, "
+        "or '' for none; default %(default)s: gradients do not see rounding by rate, and what "
+        "learned its analysis by them made files 2 %% larger",
     )
     parser.add_argument(
         "--precision",
@@ -98,6 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UnsupportedInput(
             f"expected --batch to be a multiple of {devices} devices, got {arguments.batch}"
         )
+    if arguments.begin and not arguments.resume:
+        train_begin.check(arguments.begin, arguments.codec)
     train_folder.settle(folder, arguments, photos.paths)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: common.note(arguments.data, str(message))
@@ -139,7 +147,7 @@ def _train(photos: Any, folder: Path, arguments: argparse.Namespace) -> Iterator
             shapes = jax.tree.map(orbax.utils.to_shape_dtype_struct, state)
             state = manager.restore(last, args=orbax.args.StandardRestore(shapes))
         elif arguments.begin:
-            params = train_folder.averaged(Path(arguments.begin), state.params)
+            params = train_begin.parameters(arguments.begin, codec, state.params)
             state = training.begin(codec, transform, arguments.seed, params)
             state = jax.device_put(state, whole)
         yield from _steps(photos, folder, arguments, state, step, split, manager)

@@ -4,6 +4,7 @@
     params = net.init(key, x)                         # floats; train with any optimizer
     integers = to_integers(net, params, x)            # once; these travel with the model
     y = net.apply(integers, quantise(x, FEATURES))    # no float anywhere: the same on any device
+    params = from_integers(net, integers, x)          # floats again, to train on
 
 A layer given floats fake-quantises its input to `source`, computes with the integers that its
 kernel and bias would become, and returns the values of `target`; see integer_layer.py for its
@@ -40,7 +41,16 @@ from jaxcomp.nets.fixed_point import (
 )
 from jaxcomp.nets.fixed_point import add as add
 from jaxcomp.nets.fixed_point import rescale as rescale
-from jaxcomp.nets.integer_layer import FEATURES, Mask, Options, integers_of, run, train
+from jaxcomp.nets.integer_layer import (
+    FEATURES,
+    Mask,
+    Options,
+    float_layer,
+    floats_of,
+    integers_of,
+    run,
+    train,
+)
 from jaxcomp.nets.integer_weights import IntegerWeights
 
 COLLECTION = "integers"
@@ -178,6 +188,30 @@ def to_integers(net: nn.Module, variables: Any, *example: Any, **options: Any) -
     if COLLECTION not in made:
         raise JaxcompError("expected a network with integer layers, got one without any")
     return {COLLECTION: made[COLLECTION]}
+
+
+def from_integers(net: nn.Module, variables: Any, *example: Any, **options: Any) -> dict[str, Any]:
+    """Parameters of which to_integers makes these integers again, or finer ones of the same values.
+
+    variables: what to_integers gave, and parameters of what is not an integer layer; example and
+    options as there, of floats. So training goes on where only the integers were kept.
+    """
+    found: dict[str, Any] = {}
+
+    def note(following, arguments, keywords, context):
+        if context.method_name != "layer":
+            return following(*arguments, **keywords)
+        x, _, settings = arguments
+        get, node = context.module.get_variable, found
+        stored = IntegerWeights(*(np.asarray(get(COLLECTION, n)) for n in IntegerWeights._fields))
+        for name in context.module.path:
+            node = node.setdefault(name, {})
+        node.update(floats_of(stored, settings))
+        return float_layer(x, *map(jnp.asarray, (node["kernel"], node["bias"])), settings)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda *arrays: net.apply(variables, *arrays, **options), *example)
+    return {"params": {**variables.get("params", {}), **found}}
 
 
 def _conversion_of(net, options):

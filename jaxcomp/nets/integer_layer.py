@@ -113,3 +113,12 @@ def integers_of(kernel: jax.Array, bias: jax.Array, options: Options) -> Integer
         target=options.target,
         weight_bits=options.weight_bits,
     )
+
+
+def floats_of(layer: IntegerWeights, options: Options) -> dict[str, np.ndarray]:
+    """The kernel and bias that the integers of a layer stand for; on the host."""
+    exponent = np.asarray(layer.shift) + options.target.fraction  # of units of the sum
+    return {
+        "kernel": np.ldexp(np.float32(layer.weights), options.source.fraction - exponent),
+        "bias": np.ldexp(np.float32(layer.bias), -exponent),
+    }

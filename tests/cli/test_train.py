@@ -33,7 +33,7 @@ def photos(tmp_path, monkeypatch):
 def toy(photos, monkeypatch):
     """Run a quick codec of any name: toy(out, ...) -> status."""
     patch(monkeypatch.setattr)
-    return lambda out, *more: main(command(photos, out, *more))
+    return lambda out, *more: main(command(photos, out, "--still", "", *more))
 
 
 def command(photos, out, *more):
@@ -95,6 +95,11 @@ def test_a_run_begins_with_the_weights_of_another(toy, capsys):
 def test_what_a_run_cannot_begin_with_is_named(toy, capsys):
     assert toy("next", "--begin", "photos") == 2
     assert "photos: expected the folder of a run" in capsys.readouterr().err
+    assert toy("next", "--begin", "learned", "--codec", "hyperprior") == 2
+    assert "got one of channel_conditional; say" in capsys.readouterr().err
+    photo = next(str(path) for path in Path("photos").glob("*.png"))
+    assert toy("next", "--begin", photo) == 2
+    assert "expected it to begin with" in capsys.readouterr().err
     Path("other").mkdir()
     Path("other/settings.json").write_text("[]")
     assert toy("next", "--begin", "other") == 2
@@ -121,6 +126,8 @@ def test_precision_is_a_setting(toy, capsys):
     old = {k: v for k, v in settings("usual").items() if k not in ("begin", "precision", "still")}
     Path("usual/settings.json").write_text(json.dumps(old))
     assert toy("usual", "--resume") == 0
+    assert toy("usual", "--resume", "--still", "prior") == 2
+    assert "begun with still=" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # a compilation of a training step, of minutes

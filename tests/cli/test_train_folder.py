@@ -1,24 +1,51 @@
-"""The parameters that a run begins with have the shapes of its codec, or the misfit is named."""
+"""The settings of a run: written once, and the same ever after."""
 
-import jax.numpy as jnp
-import orbax.checkpoint as orbax
+import argparse
+import json
+from pathlib import Path
+
 import pytest
 
 from jaxcomp.base import JaxcompError
-from jaxcomp.cli.train_folder import averaged
-from jaxcomp.codecs.training import State
+from jaxcomp.cli import train_folder
+
+ASKED = {
+    "codec": "mean_scale",
+    "steps": 10,
+    "batch": 8,
+    "crop": 64,
+    "learning_rate": 1e-3,
+    "seed": 1,
+    "still": "analysis,gain",
+    "begin": "",
+    "precision": "auto",
+}
 
 
-def test_averages_of_another_version_are_refused(tmp_path):
-    def params(channels, value):
-        return {"analysis": {"kernel": jnp.full((2, channels), value)}, "gain": jnp.zeros(3)}
+def settle(folder, **changed):
+    arguments = argparse.Namespace(**{**ASKED, "data": "photos", "resume": False, **changed})
+    train_folder.settle(folder, arguments, [Path("photos/a.png")])
+    return arguments
 
-    state = State(jnp.zeros((), jnp.int32), params(4, 1.0), params(4, 2.0), (jnp.zeros(2),))
-    with orbax.CheckpointManager(tmp_path / "checkpoints") as manager:
-        manager.save(7, args=orbax.args.StandardSave(state))
-    found = averaged(tmp_path, params(4, 0.0))
-    assert (found["analysis"]["kernel"] == 2.0).all() and found["gain"].shape == (3,)
-    with pytest.raises(JaxcompError, match=r"analysis.kernel to be \(2, 5\), got \(2, 4\)"):
-        averaged(tmp_path, params(5, 0.0))
-    with pytest.raises(JaxcompError, match=r"side to be \(1,\), got None"):
-        averaged(tmp_path, {**params(4, 0.0), "side": jnp.zeros(1)})
+
+def test_what_is_left_open_comes_from_the_run(tmp_path):
+    folder = tmp_path / "run"
+    settle(folder, begin="other", still="prior", precision="bfloat16")
+    found = settle(folder, resume=True)
+    assert found.begin == str(Path("other").absolute()) and found.still == "prior"
+    assert found.precision == "bfloat16"
+    with pytest.raises(JaxcompError, match="holds a run; say --resume"):
+        settle(folder)
+    with pytest.raises(JaxcompError, match="begun with steps=10; resume with the same"):
+        settle(folder, resume=True, steps=11)
+
+
+def test_the_weights_that_jaxcomp_brings_are_no_path(tmp_path):
+    assert settle(tmp_path / "run", begin="learned").begin == "learned"
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["begin"] == "learned"
+
+
+def test_settings_of_something_else_are_named(tmp_path):
+    (tmp_path / "settings.json").write_text("[1]")
+    with pytest.raises(JaxcompError, match="expected the settings of a run"):
+        settle(tmp_path, resume=True)

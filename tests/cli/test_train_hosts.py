@@ -58,7 +58,7 @@ def together(*each, devices=1):
 
 @pytest.mark.slow  # seven processes that load jax
 def test_two_hosts_train_as_one(photos):
-    command = "--steps", "6", "--learning-rate", "0.01", "--out"
+    command = "--still", "", "--steps", "6", "--learning-rate", "0.01", "--out"
     first, second = together(*[[*command, "two"]] * 2, devices=2)
     assert first[0] == second[0] == 0, first[2] + second[2]
     # Gloo writes to standard output on its own.

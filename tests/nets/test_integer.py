@@ -21,6 +21,7 @@ from jaxcomp.nets.integer import (
     IntegerDense,
     TableActivation,
     checkerboard_mask,
+    from_integers,
     to_integers,
 )
 from jaxcomp.nets.resample import depth_to_space
@@ -50,6 +51,15 @@ class Decoder(nn.Module):
 def decoder():
     x = np.random.default_rng(0).normal(0, 2, (8, 5, 7, 12)).astype(np.float32)
     return random_variables(Decoder(), x), x
+
+
+def test_floats_of_integers_make_them_again(decoder):
+    variables, x = decoder
+    integers = to_integers(Decoder(), variables, x)
+    params = from_integers(Decoder(), integers, x)
+    assert jax.tree.structure(params) == jax.tree.structure({"params": variables["params"]})
+    again, whole = to_integers(Decoder(), params, x), quantise(x, FEATURES)
+    np.testing.assert_array_equal(Decoder().apply(again, whole), Decoder().apply(integers, whole))
 
 
 def test_the_law(decoder):
