@@ -19,6 +19,7 @@ MIN_STEP, MAX_STEP = 16, 16 * 400
 # lambda / step**2 per coefficient: half of what quantizing finer gains, step**2 / 12 a coefficient
 # and a quarter of it for every bit, leaves room for what an encoder drops.
 RATE_WEIGHT = 0.058
+FILE_BYTES = 64  # what a file holds around a payload: header and tables of sections
 RATE_TOLERANCE = 0.015  # how far below a rate target the search stops, relative
 
 
@@ -43,8 +44,8 @@ def find_step(
 ) -> int:
     """The step in 1/16 of a quality (by default 50), or of a rate: the least that stays below it.
 
-    bits(step) says what a step takes, overhead_bits what does not depend on it. Raises JaxcompError
-    for both, or for either out of range.
+    A rate is that of the whole file. bits(step) says what a step takes, overhead_bits what does not
+    depend on it. Raises JaxcompError for both, or for either out of range.
     """
     if bpp is None:
         quality = 50 if quality is None else quality
@@ -53,7 +54,7 @@ def find_step(
         return host_step(quality)
     if quality is not None or not bpp > 0:
         raise JaxcompError(f"pass quality or a positive bpp, got {quality=} and {bpp=}")
-    return _search(bits, bpp * pixels - overhead_bits)
+    return _search(bits, bpp * pixels - overhead_bits - 8 * FILE_BYTES)
 
 
 def _search(bits, target):

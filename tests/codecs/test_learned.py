@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
+from jaxcomp import coding
 from jaxcomp.codecs import files, latent_coding, latent_stream
 from jaxcomp.codecs.latent_macs import decoder_macs_per_pixel
 from jaxcomp.codecs.weights import load_weights
@@ -108,6 +109,24 @@ def test_a_file_is_what_was_promised(photo):
     assert 0.99 * bits <= size <= 1.01 * bits + latent_stream.OVERHEAD_BITS
     assert header["model"] == files.model_hash("learned")
     assert float(psnr_db(crop, promised)) > 28
+
+
+@pytest.mark.parametrize("bpp", [0.5, 3.0])
+def test_files_keep_a_rate(photo, bpp):
+    crop = photo[40:200, 120:260]
+    size = 8 * len(jc.codecs.save(jc.codecs.learned(), crop, bpp=bpp))
+    assert 0.9 * bpp < size / crop[..., 0].size <= bpp
+
+
+@pytest.mark.parametrize("quality", [10, 90])
+def test_bits_are_those_of_the_tables(photo, quality):
+    codec, crop = jc.codecs.learned(), photo[40:200, 120:260]
+    params = codec.init()
+    ideal = codec.apply(params, crop, quality=quality)[1]
+    payload = codec.encode(params, crop, quality=quality)
+    ((_, side, latents),) = latent_stream._split(payload.sections["data"], 1)[1]
+    lanes = latent_stream.LANES + len(coding.from_bytes(side).head)
+    assert abs(8 * (len(side) + len(latents)) - ideal) <= 0.005 * ideal + 32 * lanes
 
 
 def test_the_decoder_is_small():
