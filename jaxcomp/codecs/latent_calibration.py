@@ -19,7 +19,7 @@ from jaxcomp.coding.tables import with_certain
 
 from .latent_coding import analyse
 from .latent_frozen import Frozen, freeze
-from .latent_walk import mode_rows, slices_of_groups, tables_of
+from .latent_walk import coded_modes, slices_of_groups, tables_of
 from .quality import host_step
 from .training import QUALITIES
 
@@ -45,8 +45,8 @@ def calibrate(
         step = host_step(rng.uniform(*QUALITIES))
         choices = analyse(design, frozen, photo, step)
         if choices.modes is not None:
-            rows = np.asarray(mode_rows(step, choices.modes.shape))
-            np.add.at(counts["modes"], (rows, choices.modes), 1)
+            modes, rows = coded_modes(step, choices)
+            np.add.at(counts["modes"], (rows, modes), 1)
         for k, symbols, rows in zip(groups, choices.symbols, choices.rows, strict=True):
             name = "wide" if tables_of(frozen, k) is frozen.wide else "narrow"
             _count(counts[name], getattr(frozen, name), symbols, rows)

@@ -20,6 +20,7 @@ from jaxcomp.nets.fixed_point import fake_quantise
 from jaxcomp.nets.gain import Gain, multiply
 
 from . import latent_blocks
+from .latent_plane import lattice
 from .latent_prior import (
     LATENT,
     LEVEL_BITS,
@@ -27,7 +28,6 @@ from .latent_prior import (
     SCALES,
     SIDE,
     LatentPrior,
-    lattice,
     level_of,
     scale_of,
 )

@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from jaxcomp.base import Codec, Payload
 from jaxcomp.nets import gain
@@ -17,54 +17,52 @@ from jaxcomp.nets import gain
 from .dct_transform import to_samples
 from .latent_codec import GAIN_BITS, Design, coded, init, joined, networks, train
 from .latent_frozen import CERTAIN, Frozen, freeze
+from .latent_plane import SIDE_STRIDE, layout
 from .latent_prior import LATENT, SIDE, level_of
 from .latent_refine import refine
 from .latent_rounding import SILENT_ROWS, decide
 from .latent_stream import OVERHEAD_BITS, read, write
-from .latent_tiles import Tile, count_tiles, cut, one_tile, padded_shape, tiles
-from .latent_transforms import BLOCK, CELL, scale_planes, to_planes
+from .latent_tiles import Box, count_tiles, cut, one_tile, padded_shape, tiles
+from .latent_transforms import BLOCK, QUARTER, scale_planes, to_planes
 from .latent_walk import Choices, bits, slices_of_groups, walk
 from .quality import RATE_WEIGHT, find_step
 from .samples import from_colour, read_shape, to_colour
 
-# Blocks that Analysis sees around each: 2 convolutions on cells of half a block, 4 on blocks.
-ANALYSIS_HALO = 5
-
 
 def synthesis_halo(design: Design) -> int:
-    """Blocks that determine the samples of a tile, around it: each convolution reaches a cell."""
-    return -(-networks(design).synthesis.blocks * CELL // BLOCK)
+    """Blocks around a tile that determine its samples: each convolution reaches a quarter.
 
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _analyse(design, shape, analysis, prior, inverse_gains, samples, corner, step):
-    """Latents in units of their steps, modes, the steps' squared size, and side information.
-
-    samples are those of a window, all else is of the tile: of `shape`, in blocks, at `corner`.
+    In whole cells, as layouts have them.
     """
+    return -(-networks(design).synthesis.blocks * QUARTER // (SIDE_STRIDE * BLOCK)) * SIDE_STRIDE
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _analyse(design, analysis, prior, inverse_gains, samples, step, cells):
+    """Latents in units of their steps, modes, the steps' squared size, and side information."""
     nets = networks(design)
-    planes = to_planes(samples[None].astype(jnp.float32))
+    planes = to_planes(samples.astype(jnp.float32))
     scale = (1 << GAIN_BITS) / inverse_gains[level_of(step)].astype(jnp.float32)
-    y = nets.analysis.apply(analysis, planes, step[None] / 16.0)
-    y, modes = coded(design, jax.lax.dynamic_slice(y, (0, *corner, 0), (1, *shape, y.shape[-1])))
+    y, modes = coded(design, nets.analysis.apply(analysis, planes, step[None] / 16.0))
     y = scale * y
-    z = nets.prior.apply(prior, y, method="summarise")
+    z = nets.prior.apply(prior, y, cells, method="summarise")
     return y, modes, scale**2, jnp.clip(jnp.floor(z + 0.5), SIDE.low, SIDE.high).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _choose(design, integers, y, modes, weight, z, step):
+def _choose(design, integers, y, modes, weight, z, step, cells):
     symbols, rows = [], []
     by_place = y.reshape(-1, y.shape[-1])
 
     def visit(k, places, channels, mean, row):
-        value = by_place[places, channels] - mean.astype(jnp.float32) * LATENT.step
+        here = by_place[:, channels].at[places].get(mode="fill", fill_value=0)
+        value = here - mean.astype(jnp.float32) * LATENT.step
         found = decide(value, row, RATE_WEIGHT * weight[channels]).astype(jnp.int32)
         symbols.append(jnp.where(row < SILENT_ROWS, 0, found))
         rows.append(jnp.where(row < SILENT_ROWS, CERTAIN, row))
         return symbols[-1]
 
-    return walk(design, integers, z, step, modes, visit), symbols, rows
+    return walk(design, integers, z, step, modes, cells, visit), symbols, rows
 
 
 def analyse(
@@ -72,21 +70,32 @@ def analyse(
     frozen: Frozen,
     samples: UInt8[np.ndarray, "h w 3"],
     step: int,
-    tile: Tile | None = None,
+    box: Box | None = None,
     iterations: int = 0,
 ) -> Choices:
     """What to write for a tile of a photo at a step in 1/16; by default the photo is one tile.
 
     iterations: of latent_refine.
     """
-    box, window = tile or one_tile(*samples.shape[:2])
-    shape = box.height // BLOCK, box.width // BLOCK
-    corner = tuple(np.int32(s.start) for s in box.within(window).slices(BLOCK))
+    box = box or one_tile(*samples.shape[:2])
+    where = layout(box.height // BLOCK, box.width // BLOCK)
     encoder = frozen.analysis, frozen.prior, frozen.inverse_gains
-    seen = cut(samples, window)
-    y, modes, weight, z = _analyse(design, shape, *encoder, seen, corner, np.int32(step))
-    y = refine(design, frozen, y, modes, weight, z, samples[box.slices()], step, iterations)
-    chosen = _choose(design, frozen.prior_integers, y, modes, weight, z, np.int32(step))
+    seen, cells = where.cut(cut(samples, box)), where.cells
+    y, modes, weight, z = _analyse(design, *encoder, seen, np.int32(step), cells)
+    if iterations:
+        on_grid = [None if x is None else where.join(x)[None] for x in (y, modes, z)]
+        y = refine(
+            design,
+            frozen,
+            *on_grid[:2],
+            weight,
+            on_grid[2],
+            samples[box.slices()],
+            step,
+            iterations,
+        )
+        y = where.cut(np.asarray(y[0]))
+    chosen = _choose(design, frozen.prior_integers, y, modes, weight, z, np.int32(step), cells)
     (latents, symbols, rows), modes = jax.device_get((chosen, modes))
     by_slice = np.split(np.arange(sum(design.slices)), np.cumsum(design.slices)[:-1])
     active = np.zeros(sum(design.slices), bool)
@@ -96,47 +105,50 @@ def analyse(
         np.where(active[by_slice[k]], row, CERTAIN).astype(np.int32)
         for k, row in zip(slices_of_groups(design), rows, strict=True)
     ]
-    return Choices(latents, modes, symbols, rows, np.asarray(z), active)
+    return Choices(latents, modes, symbols, rows, np.asarray(z), active, where)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _paint(design, integers, inverse_gains, latents, step, modes, cells):
+    row = inverse_gains[level_of(step)]
+    latents = gain.multiply(latents, row, source=LATENT, target=LATENT, fraction=GAIN_BITS)
+    planes = networks(design).synthesis.apply(integers, joined(latents, modes), modes, cells)
+    planes = jnp.moveaxis(scale_planes(planes, step), -1, 1)
+    return jnp.moveaxis(to_samples(planes), 1, -1).astype(jnp.uint8)
 
 
 def paint(
     design: Design,
     frozen: Frozen,
-    latents: Int[Array | np.ndarray, "b h w c"],
+    latents: Int[np.ndarray, "h w c"],
     step: int,
-    modes: Int[Array | np.ndarray, "b h w"] | None = None,
-) -> UInt8[Array, "b height width 3"]:
+    modes: Int[np.ndarray, "h w"] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
     """The samples of latents at a step in 1/16: integers all the way."""
+    where = layout(*latents.shape[:2])
     integers = frozen.synthesis_integers, frozen.inverse_gains
-    return _paint(design, *integers, latents, jnp.int32(step), modes)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _paint(design, integers, inverse_gains, latents, step, modes=None):
-    row = inverse_gains[level_of(step)]
-    latents = gain.multiply(latents, row, source=LATENT, target=LATENT, fraction=GAIN_BITS)
-    planes = networks(design).synthesis.apply(integers, joined(latents, modes), modes)
-    planes = jnp.moveaxis(scale_planes(planes, step), -1, 1)
-    return jnp.moveaxis(to_samples(planes), 1, -1).astype(jnp.uint8)
+    modes = None if modes is None else where.cut(modes)
+    latents = where.cut(latents)
+    return where.join(_paint(design, *integers, latents, np.int32(step), modes, where.cells))
 
 
 def paint_tiles(
     design: Design,
     frozen: Frozen,
-    latents: Int[np.ndarray, "1 h w c"],
+    latents: Int[np.ndarray, "h w c"],
     step: int,
     shape: tuple[int, int],
-    modes: Int[np.ndarray, "1 h w"] | None = None,
+    modes: Int[np.ndarray, "h w"] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """What paint says of a photo of this shape, a window at a time."""
     samples = np.empty((*shape, 3), np.uint8)
     for box, window in tiles(*shape, halo=synthesis_halo(design)):
-        where = slice(None), *window.slices(BLOCK)
+        where = window.slices(BLOCK)
         inside = None if modes is None else modes[where]
-        seen = np.asarray(paint(design, frozen, latents[where], step, inside))
+        seen = paint(design, frozen, latents[where], step, inside)
         target = samples[box.slices()]
         inner = box.within(window)._replace(height=target.shape[0], width=target.shape[1])
-        target[...] = seen[0, *inner.slices()]
+        target[...] = seen[inner.slices()]
     return samples
 
 
@@ -160,8 +172,8 @@ def latent_codec(design: Design) -> Codec:
         def choices(step):
             if step not in last:
                 found = (
-                    analyse(design, params, colour, step, tile, iterations)
-                    for tile in tiles(height, width, halo=ANALYSIS_HALO)
+                    analyse(design, params, colour, step, box, iterations)
+                    for box, _ in tiles(height, width, halo=0)
                 )
                 if count > 1:
                     return found  # too many to keep: one at a time, and again when they are written
@@ -184,13 +196,13 @@ def latent_codec(design: Design) -> Codec:
         params, image = frozen(params), np.asarray(image)
         step, choices = choose(params, image, quality, bpp, refine)
         rows, columns = (n // BLOCK for n in padded_shape(*image.shape[:2]))
-        latents = np.empty((1, rows, columns, sum(design.slices)), LATENT.dtype)
-        modes = np.empty((1, rows, columns), np.int32) if design.split else None
+        latents = np.empty((rows, columns, sum(design.slices)), LATENT.dtype)
+        modes = np.empty((rows, columns), np.int32) if design.split else None
         total = 0.0
         for (box, _), tile in zip(tiles(*image.shape[:2], halo=0), choices, strict=True):
-            latents[:, *box.slices(BLOCK)] = tile.latents
+            latents[box.slices(BLOCK)] = tile.layout.join(tile.latents)
             if modes is not None:
-                modes[:, *box.slices(BLOCK)] = tile.modes
+                modes[box.slices(BLOCK)] = tile.layout.join(tile.modes)
             total += bits(design, params, step, tile)
         samples = paint_tiles(design, params, latents, step, image.shape[:2], modes)
         return from_colour(samples, image.shape), total

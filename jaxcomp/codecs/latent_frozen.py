@@ -56,7 +56,7 @@ def freeze(design: Design, params: dict[str, Any]) -> Frozen:
         to_integers(nets.prior, params["prior"], latents, level, *modes),
         to_integers(nets.synthesis, params["synthesis"], joined(latents, *modes), *modes),
         gain.tables(nets.gain, params["gain"], LEVELS, fraction=GAIN_BITS)[1],
-        nets.side.tables(params["side"]),
+        with_certain(nets.side.tables(params["side"])),
         with_certain(wide),
         with_certain(narrow),
         with_certain(coding.build_tables(np.ones((OCTAVES, MODES)))) if design.split else None,
@@ -69,9 +69,8 @@ def to_arrays(frozen: Frozen) -> dict[str, Any]:
     if out["modes"] is None:
         del out["modes"]
     for name in set(TABLES) & set(out):
-        tables, rows = out[name], None if name == "side" else -1
-        frequencies = np.asarray(tables.frequencies)[:rows]
-        out[name] = {"frequencies": frequencies, "offset": np.asarray(tables.offset)[:rows]}
+        frequencies = np.asarray(out[name].frequencies)[:-1]
+        out[name] = {"frequencies": frequencies, "offset": np.asarray(out[name].offset)[:-1]}
     return out
 
 
@@ -86,5 +85,7 @@ def from_arrays(arrays: dict[str, Any]) -> Frozen:
             offset=stored["offset"],
             escape=name != "modes",
         )
-        arrays[name] = tables if name == "side" else with_certain(tables)
-    return Frozen(**arrays)
+        arrays[name] = with_certain(tables)
+    # The first files hold a network beside the linear part as well, which never learned.
+    linear = arrays["analysis"]["params"]["Dense_0"]
+    return Frozen(**{**arrays, "analysis": {"params": {"Dense_0": linear}}})

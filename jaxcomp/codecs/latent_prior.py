@@ -28,6 +28,8 @@ from jaxcomp.nets.integer import IntegerConv
 from jaxcomp.nets.logarithm import log2_whole, signed_logarithms
 from jaxcomp.nets.resample import depth_to_space, repeated
 
+from .latent_plane import GRID, SIDE_STRIDE, Cells, Grid
+
 LATENT = FixedPoint(16, 4)  # latents and means: +-2039 in 1/16
 WIDE = FixedPoint(16, 2)  # means of blocks as they are: hundreds of steps
 SIDE = FixedPoint(8, 0)  # side information, integers
@@ -42,8 +44,6 @@ SCALES = entropy.scale_table(0.08, 64.0, 64)
 # inexact mean for each of them would add up to more error than means save bits.
 FIRST_MEAN = 12
 LOG_RATIO = float(np.log(SCALES[-1] / SCALES[0]) / (len(SCALES) - 1))
-# Side information has a quarter of the latents' resolution.
-SIDE_STRIDE = 4
 SUMMARISED = 128  # of this many lowest frequencies
 COARSE = 4  # the first of them, averaged over 4 x 4 blocks, in this many steps
 RESEMBLING = 24  # of the first slice, this many lowest frequencies resemble their neighbours
@@ -51,7 +51,7 @@ SIGNED = 5  # signs of slices after these say next to nothing about others
 LEVEL_BITS = 4  # levels are octaves of the step in 1/16
 OCTAVES = 10  # from step 1 to 400, and one to interpolate to
 
-
+Plane = Grid | Cells
 _zeros = nn.initializers.zeros
 
 
@@ -188,45 +188,51 @@ class LatentPrior(nn.Module):
             known, start = self.go_on(k, known, part), start + size
         return known
 
-    def summarise(self, y: Array) -> Array:
+    def summarise(self, y: Array, plane: Plane = GRID) -> Array:
         """Side information f32[b, h / 4, w / 4, side] of latents, not yet rounded."""
         if not self.side:
             return y[:, ::SIDE_STRIDE, ::SIDE_STRIDE, :0]
         x = jnp.arcsinh(y[..., :SUMMARISED])
         for layer in self.squeeze[:-1]:
-            x = nn.relu(layer(x))
-        return self.squeeze[-1](x) + self.coarse(y[..., : min(3, self.slices[0])])
+            x = nn.relu(plane.convolve(layer, x))
+        lowest = y[..., : min(3, self.slices[0])]
+        return plane.convolve(self.squeeze[-1], x) + plane.convolve(self.coarse, lowest)
 
     def begin(
-        self, z: Array, level: Int32[Array, " b"], modes: Array | np.ndarray | None = None
+        self,
+        z: Array,
+        level: Int32[Array, " b"],
+        modes: Array | np.ndarray | None = None,
+        plane: Plane = GRID,
     ) -> Known:
         """What side information, step and modes tell."""
         near = octaves(level)
         near = near.astype(FEATURES.dtype) if is_integer(z) else near * FEATURES.step
-        batch, height, width, _ = z.shape
-        shape = batch, height * SIDE_STRIDE, width * SIDE_STRIDE, self.width
-        known = jnp.broadcast_to(self.at_step(near), shape)
+        known = jnp.broadcast_to(self.at_step(near), (*plane.shape(z), self.width))
         if self.split:
-            known = add(known, self.at_modes(_one_hot(modes, z)), STREAM)
+            known = add(known, plane.convolve(self.at_modes, _one_hot(modes, z)), STREAM)
         if self.side:
-            x = depth_to_space(self.expand[0](z), 2)
-            known = add(depth_to_space(self.expand[1](x), 2), known, STREAM)
+            x = depth_to_space(plane.convolve(self.expand[0], z), 2)
+            known = add(depth_to_space(plane.convolve(self.expand[1], x), 2), known, STREAM)
         return Known(known, known[..., :0])
 
-    def go_on(self, k: int, known: Known, part: Array) -> Known:
+    def go_on(self, k: int, known: Known, part: Array, plane: Plane = GRID) -> Known:
         """What is known after slice k, whose latents are `part`."""
         if k == len(self.slices) - 1:
             return known
         signed = not self.direct or k < SIGNED
         seen = _seen(part, signed)
-        features = add(known.features, self.learn[k](seen), STREAM)
+        features = add(known.features, plane.convolve(self.learn[k], seen), STREAM)
         return Known(features, seen[..., -part.shape[-1] :])
 
-    def group(self, k: int, number: int, known: Known, part: Array, z: Array) -> Group:
+    def group(
+        self, k: int, number: int, known: Known, part: Array, z: Array, plane: Plane = GRID
+    ) -> Group:
         """The parameters of pass `number` over slice k; part: its known latents, others 0."""
         features = known.features
         if number:
-            features = add(features, self.beside[k][number - 1](_seen(part)), STREAM)
+            beside = plane.convolve(self.beside[k][number - 1], _seen(part))
+            features = add(features, beside, STREAM)
         hidden = jnp.maximum(rescale(features, STREAM, FEATURES), 0)
         out = self.last[k](self.hidden[k](hidden))
         mean, row = jnp.split(out, 2, -1) if self.means else (jnp.zeros_like(out), out)
@@ -235,7 +241,7 @@ class LatentPrior(nn.Module):
         if not is_integer(out):  # integers are what they are, in larger units
             mean, row = 4 * mean, 16 * row
         if self.means and k == 0:
-            near = self._resembling(number, part[..., :RESEMBLING], z)
+            near = self._resembling(number, part[..., :RESEMBLING], z, plane)
             rest = [(0, 0)] * 3 + [(0, mean.shape[-1] - near.shape[-1])]
             mean = add(mean, jnp.pad(near, rest), LATENT)
         row = rescale(row, WIDE_ROW, ROW)
@@ -245,15 +251,14 @@ class LatentPrior(nn.Module):
         row = entropy.lower_bound(entropy.upper_bound(row, len(SCALES) - 1.0), 0.0)
         return Group(mean, row)
 
-    def _resembling(self, number, part, z):
+    def _resembling(self, number, part, z, plane):
         """Means of low frequencies from averages in z, and from neighbours where some are known."""
-        far = depth_to_space(self.spread[number](z), SIDE_STRIDE)
+        far = depth_to_space(plane.convolve(self.spread[number], z), SIDE_STRIDE)
         if number == 0:
             return far
-        # Reflected, a lattice of known positions goes on beyond the border.
-        around = [(0, 0), (1, 1), (1, 1), (0, 0)]
-        wide = jnp.pad(rescale(part, LATENT, WIDE), around, mode="reflect")
-        return add(far, self.between[number - 1](wide)[:, 1:-1, 1:-1], LATENT)
+        # Mirrored, a lattice of known positions goes on beyond the border.
+        layer, wide = self.between[number - 1], rescale(part, LATENT, WIDE)
+        return add(far, plane.convolve_mirrored(layer, wide), LATENT)
 
 
 def _one_hot(modes, like):
@@ -301,21 +306,6 @@ def _first_bias(start, channels, key, shape, dtype=jnp.float32):
 def scale_of(row: Array) -> Array:
     """The scale of a row, continuous in it."""
     return SCALES[0] * jnp.exp(LOG_RATIO * row)
-
-
-def lattice(shape: tuple[int, int], passes: int) -> np.ndarray:
-    """int[h, w]: the pass that codes each position, 0 .. passes - 1.
-
-    The last pass is one colour of a checkerboard; before it, turned by 45 degrees and coarser, one
-    colour of the rest, and so on: each pass knows all neighbours of one kind around it.
-    """
-    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
-    order = np.zeros(shape, np.int64)
-    if passes > 1:
-        order[(y + x) % 2 == 1] = passes - 1
-        if passes > 2:
-            order[(y % 2 == 1) & (x % 2 == 1)] = passes - 2
-    return order
 
 
 def restore(symbols: Array, mean: Array) -> Array:

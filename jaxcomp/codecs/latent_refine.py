@@ -43,7 +43,8 @@ from jaxcomp.nets.integer_weights import IntegerWeights, dequantise_weights
 from .dct_transform import to_samples
 from .latent_codec import GAIN_BITS, Design, joined, networks
 from .latent_frozen import WIDE_SLICES, Frozen
-from .latent_prior import LATENT, lattice, level_of, scale_of
+from .latent_plane import lattice
+from .latent_prior import LATENT, level_of, scale_of
 from .latent_rounding import MOST_BITS, SILENT_ROWS, decide
 from .latent_transforms import BLOCK, PIXEL, STEP_BITS, from_planes, scale_planes
 from .quality import RATE_WEIGHT
@@ -206,7 +207,7 @@ def _by_stored_integers(following, arguments, keywords, context):
     """Integer layers that are given floats compute with their stored integers."""
     if context.method_name != "layer":
         return following(*arguments, **keywords)
-    x, _, options = arguments
+    x, _, options, _ = arguments
     get = context.module.get_variable
     stored = IntegerWeights(*(get(COLLECTION, name) for name in IntegerWeights._fields))
     return _layer(stored, fake_quantise(x, options.source), options)

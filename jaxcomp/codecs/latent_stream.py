@@ -4,8 +4,8 @@ Section "data" of a payload, little-endian:
 
     u16     the step in 1/16, and for each tile (latent_tiles), row by row,
     u16     bytes of active channels (latent_flags): all others are 0 in all of the tile
-    u32     bytes of the side information's rANS stream
-    u32     bytes of the rANS stream of modes and latents
+    u32     bytes of side information's own rANS stream, in the first files; else 0
+    u32     bytes of the rANS stream of side information, modes and latents
             and the three of them
 
 Tiles decode independently. Flags are a tile's own: an encoder sees each tile once.
@@ -13,7 +13,6 @@ Tiles decode independently. Flags are a tile's own: an encoder sees each tile on
 
 import functools
 import itertools
-import math
 import struct
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -30,12 +29,14 @@ from jaxcomp.coding import Tables
 from .latent_codec import Design
 from .latent_flags import pack_flags, unpack_flags
 from .latent_frozen import CERTAIN, WIDE_SLICES, Frozen
-from .latent_prior import LATENT, OCTAVES, SIDE, SIDE_STRIDE
+from .latent_plane import SIDE_STRIDE, layout
+from .latent_prior import LATENT, OCTAVES, SIDE
 from .latent_rounding import SILENT_ROWS
 from .latent_tiles import count_tiles, padded_shape, tiles
 from .latent_transforms import BLOCK
 from .latent_walk import (
     Choices,
+    coded_modes,
     mode_rows,
     outside,
     side_rows,
@@ -64,29 +65,44 @@ def _write_tile(design, frozen, step, choices):
         into = parts[k < WIDE_SLICES]
         into[0].append(_whole_steps(symbols, 0, np))
         into[1].append(_whole_steps(rows, CERTAIN, np))
-    narrow, wide = ([np.concatenate(x) for x in parts[key]] for key in (False, True))
-    room = len(narrow[0]) + len(wide[0]) + choices.latents[0, ..., 0].size + LANES
-    stream = coding.encode(frozen.narrow, *narrow, lanes=LANES, capacity=room)
-    first = len(stream.escapes)
-    escapes = np.pad(np.asarray(stream.escapes), (0, room - first))
-    stream = coding.push(stream._replace(escapes=escapes), frozen.wide, *wide)
+    pushed = [(frozen.narrow, *parts[False]), (frozen.wide, *parts[True])]
+    if choices.modes is not None:
+        modes, rows = coded_modes(step, choices)
+        pushed.append(
+            (frozen.modes, [_whole_steps(modes, 0, np)], [_whole_steps(rows, OCTAVES, np)])
+        )
+    if design.side:
+        rows = _whole_steps(side_rows(choices.layout, design.side), design.side, np)
+        pushed.append((frozen.side, [_whole_steps(choices.side, 0, np)], [rows]))
+    pushed = [(tables, np.concatenate(x), np.concatenate(y)) for tables, x, y in pushed]
+    stream = _pack(pushed)
     # A stack: what is popped first must lie on top, group by group.
-    escapes = np.array(stream.escapes)
-    for key, start in ((False, 0), (True, first)):
-        lengths = [
+    lengths = [
+        [
             int(outside(tables_of(frozen, k), symbols, rows)[1].sum())
             for k, symbols, rows in zip(slices, choices.symbols, choices.rows, strict=True)
             if (k < WIDE_SLICES) == key
         ]
-        groups = np.split(escapes[start : start + sum(lengths)], np.cumsum(lengths)[:-1])
-        escapes[start : start + sum(lengths)] = np.concatenate([nothing, *groups[::-1]])
-    stream = stream._replace(escapes=escapes)
-    if choices.modes is not None:
-        modes = _whole_steps(choices.modes, 0, np)
-        stream = coding.push(stream, frozen.modes, modes, _mode_rows(step, choices.modes.shape, np))
-    side = coding.encode(frozen.side, choices.side, side_rows(choices.side.shape))
-    parts = pack_flags(choices.active), coding.to_bytes(side), coding.to_bytes(stream)
-    return TILE_HEAD.pack(*map(len, parts)) + b"".join(parts)
+        for key in (False, True)
+    ]
+    escapes, start = np.array(stream.escapes), 0
+    for sizes in lengths:
+        groups = np.split(escapes[start : start + sum(sizes)], np.cumsum(sizes)[:-1])
+        escapes[start : start + sum(sizes)] = np.concatenate([nothing, *groups[::-1]])
+        start += sum(sizes)
+    data = coding.to_bytes(stream._replace(escapes=escapes))
+    flags = pack_flags(choices.active)
+    return TILE_HEAD.pack(len(flags), 0, len(data)) + flags + data
+
+
+@jax.jit
+def _pack(pushed):
+    """The stream of (tables, symbols, rows), one after the other."""
+    count = sum(symbols.size for _, symbols, _ in pushed)
+    stream = coding.empty(LANES, count, escape_capacity=count)
+    for each in pushed:
+        stream = coding.push(stream, *each)
+    return stream
 
 
 def _whole_steps(x, rest, xp):
@@ -100,46 +116,54 @@ class _Tables(NamedTuple):
     wide: Tables
     narrow: Tables
     modes: Tables | None
+    side: Tables
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(design, integers, tables, stream, z, step, active):
-    """(latents, modes, whether the stream ended as it must)."""
+def _read(design, integers, tables, stream, z, z_rows, step, active, cells):
+    """(latents, modes, whether the stream ended as it must).
+
+    z: side information, where it is not in the stream; z_rows: the tables of what is.
+    """
     state, modes = [stream], None
+
+    def pop(table, rows, rest):
+        flat, state[0] = coding.pop(state[0], table, _whole_steps(rows, rest, jnp))
+        return flat[: rows.size].reshape(rows.shape)
+
+    if z is None and not design.side:
+        z = jnp.zeros(z_rows.shape, jnp.int32)
+    elif z is None:
+        z = jnp.clip(pop(tables.side, z_rows, design.side), SIDE.low, SIDE.high)
     if design.split:
-        shape = 1, *(n * SIDE_STRIDE for n in z.shape[1:3])
-        flat, state[0] = coding.pop(stream, tables.modes, _mode_rows(step, shape, jnp))
-        modes = flat[: math.prod(shape)].reshape(shape)
+        places = cells.places[1][0]
+        found = pop(tables.modes, mode_rows(step, places), OCTAVES)
+        modes = jnp.zeros(len(places), jnp.int32).at[places].set(found, mode="drop")
+        modes = modes.reshape(cells.shape(z))
 
     def visit(k, places, channels, mean, row):
-        index = jnp.where(active[channels] & (row >= SILENT_ROWS), row, CERTAIN)
-        flat = _whole_steps(index, CERTAIN, jnp)
-        symbols, state[0] = coding.pop(state[0], tables[k >= WIDE_SLICES], flat)
-        return symbols[: index.size].reshape(index.shape)
+        rows = jnp.where(active[channels] & (row >= SILENT_ROWS), row, CERTAIN)
+        return pop(tables[k >= WIDE_SLICES], rows, CERTAIN)
 
-    latents = walk(design, integers, z, step, modes, visit)
+    latents = walk(design, integers, z, step, modes, cells, visit)
     return latents, modes, coding.is_finished(state[0])
-
-
-def _mode_rows(step, shape, xp):
-    return _whole_steps(xp.asarray(mode_rows(step, shape)), OCTAVES, xp)
 
 
 def read(
     design: Design, frozen: Frozen, data: bytes, shape: tuple[int, int]
-) -> tuple[Int[np.ndarray, "1 h w c"], Int[np.ndarray, "1 h w"] | None, int]:
+) -> tuple[Int[np.ndarray, "h w c"], Int[np.ndarray, "h w"] | None, int]:
     """(LATENT integers, modes, step in 1/16) of section "data". Raises CorruptStream."""
     step, parts = _split(data, count_tiles(*shape))
     if not MIN_STEP <= step <= MAX_STEP:
         raise CorruptStream(f"expected a step of {MIN_STEP} to {MAX_STEP}, got {step}")
     rows, columns = (n // BLOCK for n in padded_shape(*shape))
-    latents = np.empty((1, rows, columns, sum(design.slices)), LATENT.dtype)
-    modes = np.empty((1, rows, columns), np.int32) if design.split else None
+    latents = np.empty((rows, columns, sum(design.slices)), LATENT.dtype)
+    modes = np.empty((rows, columns), np.int32) if design.split else None
     for (box, _), part in zip(tiles(*shape, halo=0), parts, strict=True):
         found = _read_tile(design, frozen, box, step, *part)
-        latents[:, *box.slices(BLOCK)] = found[0]
+        latents[box.slices(BLOCK)] = found[0]
         if modes is not None:
-            modes[:, *box.slices(BLOCK)] = found[1]
+            modes[box.slices(BLOCK)] = found[1]
     return latents, modes, step
 
 
@@ -164,20 +188,30 @@ def _split(data, count):
 
 
 def _read_tile(design, frozen, box, step, flags, side, data):
-    height, width = box.height // BLOCK, box.width // BLOCK
-    room = height * width * sum(design.slices)
+    """(latents [h, w, c], modes [h, w]) of a tile."""
+    where = layout(box.height // BLOCK, box.width // BLOCK)
     active = unpack_flags(flags, sum(design.slices))
-    rows = side_rows((1, height // SIDE_STRIDE, width // SIDE_STRIDE, design.side))
-    z = coding.decode(frozen.side, coding.from_bytes(side, max_escapes=rows.size), rows)
-    z = np.clip(z, SIDE.low, SIDE.high)
+    rows, z = side_rows(where, design.side), None
+    if side:
+        z = _read_side(design, frozen, where, side)
+    room = len(where.cells.places[1][0]) * sum(design.slices) + rows.size
     stream = read_message(data, lanes=LANES, words=room, escapes=room)
-    tables = _Tables(frozen.wide, frozen.narrow, frozen.modes)
+    tables = _Tables(frozen.wide, frozen.narrow, frozen.modes, frozen.side)
+    integers = frozen.prior_integers
     latents, modes, finished = _read(
-        design, frozen.prior_integers, tables, stream, z, np.int32(step), active
+        design, integers, tables, stream, z, rows, np.int32(step), active, where.cells
     )
     if not finished:
         raise CorruptStream(
             "expected the latents to end where an encoder began; the file is damaged, or was "
             "written with other weights"
         )
-    return np.asarray(latents), modes
+    return where.join(latents), None if modes is None else where.join(modes)
+
+
+def _read_side(design, frozen, where, data):
+    """Side information in a stream of its own, as the first files have it."""
+    height, width = (n // SIDE_STRIDE for n in where.shape)
+    rows = np.broadcast_to(np.arange(design.side, dtype=np.int32), (height, width, design.side))
+    z = coding.decode(frozen.side, coding.from_bytes(data, max_escapes=rows.size), rows)
+    return where.cut(np.clip(np.asarray(z), SIDE.low, SIDE.high))

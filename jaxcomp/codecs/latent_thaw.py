@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Int
 
 from jaxcomp.base import EntropyModel
-from jaxcomp.coding import Tables
 from jaxcomp.nets.integer import from_integers
 
 from .latent_codec import GAIN_BITS, Design, example, joined, networks
-from .latent_frozen import Frozen
+from .latent_frozen import Frozen, to_arrays
 from .latent_prior import LEVEL_BITS
 
 FIT_STEPS, FIT_RATE = 1000, 0.03
@@ -37,16 +37,18 @@ def thaw(design: Design, frozen: Frozen) -> dict[str, Any]:
         "synthesis": from_integers(
             nets.synthesis, frozen.synthesis_integers, joined(latents, *modes), *modes
         ),
-        "side": fitted(nets.side, frozen.side) if design.side else nets.side.init(),
+        "side": fitted(nets.side, **to_arrays(frozen)["side"]) if design.side else nets.side.init(),
         "gain": {"params": {"log_gain": log_gain}},
     }
     return jax.tree.map(jnp.asarray, params)
 
 
-def fitted(model: EntropyModel, tables: Tables) -> Any:
+def fitted(
+    model: EntropyModel, frequencies: Int[np.ndarray, "c n"], offset: Int[np.ndarray, " c"]
+) -> Any:
     """Parameters of a model with a table per channel that say about what its tables say."""
-    pmf = np.asarray(tables.frequencies)[:, :-1].T.astype(np.float32)  # without escapes
-    values = np.asarray(tables.offset) + np.arange(len(pmf))[:, None]
+    pmf = frequencies[:, :-1].T.astype(np.float32)  # without escapes
+    values = offset + np.arange(len(pmf))[:, None]
     values, pmf = values.astype(np.float32), pmf / pmf.sum(0)
     transform = optax.adam(optax.cosine_decay_schedule(FIT_RATE, FIT_STEPS))
 

@@ -86,7 +86,6 @@ def cut(samples: np.ndarray, box: Box) -> np.ndarray:
     return samples[rows[:, None], columns]
 
 
-def one_tile(height: int, width: int) -> Tile:
+def one_tile(height: int, width: int) -> Box:
     """A photo of any size as a single tile."""
-    box = Box(0, 0, *(-(-n // UNIT) * UNIT for n in (height, width)))
-    return Tile(box, box)
+    return Box(0, 0, *(-(-n // UNIT) * UNIT for n in (height, width)))

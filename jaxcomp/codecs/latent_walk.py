@@ -5,6 +5,7 @@ follow from those before it
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,18 +17,20 @@ from jaxcomp.coding import Tables
 
 from .latent_codec import Design, networks
 from .latent_frozen import WIDE_SLICES, Frozen
-from .latent_prior import LATENT, LEVEL_BITS, SIDE, lattice, level_of, restore
+from .latent_plane import SIDE_STRIDE, Cells, Layout
+from .latent_prior import LATENT, LEVEL_BITS, OCTAVES, SIDE, level_of, restore
 
 
 class Choices(NamedTuple):
-    """What the encoder decided for a tile: the latents, and the symbols and rows of each group."""
+    """What the encoder decided for a tile, cell by cell (latent_plane)."""
 
-    latents: np.ndarray  # LATENT [1, h, w, c]
-    modes: np.ndarray | None  # i32[1, h, w], where blocks have modes
-    symbols: list[np.ndarray]  # i32[places, channels]
-    rows: list[np.ndarray]
-    side: np.ndarray  # i32[1, h / 4, w / 4, side]
+    latents: np.ndarray  # LATENT [m, 4, 4, c]
+    modes: np.ndarray | None  # i32[m, 4, 4], where blocks have modes
+    symbols: list[np.ndarray]  # i32[places, channels], of each group
+    rows: list[np.ndarray]  # and their tables
+    side: np.ndarray  # i32[m, 1, 1, side]
     active: np.ndarray  # bool[c]
+    layout: Layout
 
 
 def slices_of_groups(design: Design) -> list[int]:
@@ -41,14 +44,24 @@ def tables_of(frozen: Frozen, k: int) -> Tables:
     return frozen.wide if k < WIDE_SLICES else frozen.narrow
 
 
-def side_rows(shape: tuple[int, ...]) -> Int[np.ndarray, "*shape"]:
-    """The tables of side information: one for each channel."""
-    return np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
+def side_rows(layout: Layout, side: int) -> Int[np.ndarray, "m 1 1 side"]:
+    """The tables of side information: one for each channel, and the certain one for no cell."""
+    count = math.prod(layout.shape) // SIDE_STRIDE**2
+    exists = np.arange(len(layout.cells.near)) < count
+    rows = np.arange(side, dtype=np.int32)
+    return np.where(exists[:, None, None, None], rows, np.int32(side))
 
 
-def mode_rows(step: Any, shape: tuple[int, ...]) -> Any:
-    """The table of modes, by octave of the step in 1/16, for each block."""
-    return jnp.broadcast_to(level_of(jnp.int32(step)) >> LEVEL_BITS, shape)
+def mode_rows(step: Any, places: Any) -> Any:
+    """The table of modes, by octave of the step in 1/16, for each block in places."""
+    octave = level_of(jnp.int32(step)) >> LEVEL_BITS
+    return jnp.where(places < len(places), octave, OCTAVES)
+
+
+def coded_modes(step: int, choices: Choices) -> tuple[np.ndarray, np.ndarray]:
+    """The modes of a tile in order of rows and columns, and their tables."""
+    places = choices.layout.cells.places[1][0]
+    return np.append(choices.modes, np.int32(0))[places], np.asarray(mode_rows(step, places))
 
 
 def walk(
@@ -57,27 +70,30 @@ def walk(
     z: Array,
     step: Array,
     modes: Array | np.ndarray | None,
+    cells: Cells,
     visit: Callable[..., Array],
-) -> Int[Array, "1 h w c"]:
+) -> Int[Array, "m 4 4 c"]:
     """The latents of side information and modes; visit codes one group after the other.
 
-    visit(k, places, channels, mean, row) -> symbols; all three [places, channels].
+    visit(k, places, channels, mean, row) -> symbols; all three [places, channels]. Where there is
+    no block, row is 0.
     """
     module = networks(design).prior
-    prior = functools.partial(module.apply, integers)
+    prior = functools.partial(module.apply, integers, plane=cells)
     z = z.astype(SIDE.dtype)
     known, decoded, start = prior(z, level_of(step)[None], modes, method="begin"), [], 0
     for k, size in enumerate(design.slices):
         channels, passes = slice(start, start + size), module.passes_of(k)
-        order = lattice(known.features.shape[1:3], passes).ravel()
         part = jnp.zeros((*known.features.shape[:3], size), LATENT.dtype)
         for number in range(passes):
             group = prior(k, number, known, part, z, method="group")
-            places = np.flatnonzero(order == number)
-            mean, row = (x.reshape(-1, size)[places] for x in group)
+            places = cells.places[passes][number]
+            mean, row = (
+                x.reshape(-1, size).at[places].get(mode="fill", fill_value=0) for x in group
+            )
             symbols = visit(k, places, channels, mean, row.astype(jnp.int32))
-            flat = part.reshape(-1, size).at[places].set(restore(symbols, mean))
-            part = flat.reshape(part.shape)
+            found = part.reshape(-1, size).at[places].set(restore(symbols, mean), mode="drop")
+            part = found.reshape(part.shape)
         known = prior(k, known, part, method="go_on")
         decoded.append(part)
         start += size
@@ -105,10 +121,9 @@ def outside(tables: Tables, symbols: Any, rows: Any) -> tuple[np.ndarray, np.nda
 
 def bits(design: Design, frozen: Frozen, step: int, choices: Choices) -> float:
     """Ideal code lengths of all symbols of a tile."""
-    total = ideal_bits(frozen.side, choices.side, side_rows(choices.side.shape))
+    total = ideal_bits(frozen.side, choices.side, side_rows(choices.layout, design.side))
     if choices.modes is not None:
-        rows = np.asarray(mode_rows(step, choices.modes.shape))
-        total += ideal_bits(frozen.modes, choices.modes, rows)
+        total += ideal_bits(frozen.modes, *coded_modes(step, choices))
     for k, symbols, rows in zip(
         slices_of_groups(design), choices.symbols, choices.rows, strict=True
     ):

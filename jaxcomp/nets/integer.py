@@ -63,12 +63,14 @@ CONVERSIONS = 16  # networks whose compiled conversion is kept: a design of a co
 class _Layer(nn.Module):
     """What dense and convolutional layers share: parameters, the two modes, and the conversion."""
 
-    def layer(self, x: Any, shape: tuple[int, ...], options: Options) -> jax.Array:
+    def layer(self, x: Any, shape: tuple[int, ...], options: Options, valid: bool) -> jax.Array:
         check(options.source, most=16)
         check(options.target)
         converting = self.is_mutable_collection(COLLECTION)  # init makes all collections mutable
         if is_integer(x) and not converting:
-            return run(self._stored(shape), x, options)
+            return run(self._stored(shape), x, options, valid)
+        if valid:
+            raise JaxcompError("valid is for integers of to_integers; train on whole images")
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, shape[-1:])
         if options.mask is not None:
@@ -109,14 +111,15 @@ class IntegerDense(_Layer):
     @nn.compact
     def __call__(self, x: Num[Array | np.ndarray, "*batch c"]) -> Num[Array, "*batch f"]:
         options = Options(self.source, self.target, self.relu, self.weight_bits)
-        return self.layer(x, (x.shape[-1], self.features), options)
+        return self.layer(x, (x.shape[-1], self.features), options, False)
 
 
 class IntegerConv(_Layer):
     """Convolution of stride 1 that keeps the size, [..., h, w, c] -> [..., h, w, features].
 
     mask: which taps of the kernel are used, nested tuples of booleans (hashable), see
-    checkerboard_mask.
+    checkerboard_mask. valid, for integers: x comes with the border that the kernel sees, and is
+    that much smaller afterwards.
     """
 
     features: int
@@ -131,7 +134,9 @@ class IntegerConv(_Layer):
     bias_init: Callable[..., Any] = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, x: Num[Array | np.ndarray, "*batch h w c"]) -> Num[Array, "*batch h w f"]:
+    def __call__(
+        self, x: Num[Array | np.ndarray, "*batch h w c"], valid: bool = False
+    ) -> Num[Array, "*batch m n f"]:
         if x.ndim < 3 or x.shape[-1] % self.groups:
             raise JaxcompError(
                 f"expected [..., h, w, c] with c a multiple of {self.groups}, got {x.shape}"
@@ -140,7 +145,7 @@ class IntegerConv(_Layer):
         options = Options(
             self.source, self.target, self.relu, self.weight_bits, self.groups, self.mask
         )
-        return self.layer(x, shape, options)
+        return self.layer(x, shape, options, valid)
 
 
 class TableActivation(nn.Module):
@@ -201,7 +206,7 @@ def from_integers(net: nn.Module, variables: Any, *example: Any, **options: Any)
     def note(following, arguments, keywords, context):
         if context.method_name != "layer":
             return following(*arguments, **keywords)
-        x, _, settings = arguments
+        x, _, settings, _ = arguments
         get, node = context.module.get_variable, found
         stored = IntegerWeights(*(np.asarray(get(COLLECTION, n)) for n in IntegerWeights._fields))
         for name in context.module.path:

@@ -46,16 +46,24 @@ class Options(NamedTuple):
     mask: Mask | None = None
 
 
-def run(layer: IntegerWeights, x: Array | np.ndarray, options: Options) -> jax.Array:
+def run(
+    layer: IntegerWeights,
+    x: Array | np.ndarray,
+    options: Options,
+    valid: bool = False,
+) -> jax.Array:
     """One layer in integers: x int[..., c] or int[..., h, w, c] on the source grid -> target grid.
 
-    A kernel of rank 2 is dense, of rank 4 a convolution of stride 1 that keeps the size.
+    A kernel of rank 2 is dense, of rank 4 a convolution of stride 1 that keeps the size, or is
+    valid: x comes with its border.
     """
     x = saturate(x, options.source)
     if layer.weights.ndim == 2:
         total = integer_product.dot(x, layer.weights)
     else:
-        total = integer_product.convolve(x, layer.weights, groups=options.groups, mask=options.mask)
+        total = integer_product.convolve(
+            x, layer.weights, groups=options.groups, mask=options.mask, valid=valid
+        )
     low = 0 if options.relu else None
     return saturate(shift_round(total + layer.bias, layer.shift), options.target, low)
 

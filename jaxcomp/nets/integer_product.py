@@ -15,6 +15,8 @@ convolution is one convolution per group (XLA's own is 5 to 7 times slower here)
 convolution is no dot at all: one multiply-add per tap.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -34,7 +36,9 @@ def dot(
     if x.shape[-1] != w.shape[0]:
         raise JaxcompError(f"expected {w.shape[0]} channels, got {x.shape[-1]}")
     flat = x.reshape(-1, 1, 1, x.shape[-1])
-    return _ungrouped(flat, w[None, None], None).reshape(*x.shape[:-1], w.shape[1])
+    return _ungrouped(flat, w[None, None], None, ((0, 0), (0, 0))).reshape(
+        *x.shape[:-1], w.shape[1]
+    )
 
 
 def convolve(
@@ -43,8 +47,9 @@ def convolve(
     *,
     groups: int = 1,
     mask: tuple[tuple[bool, ...], ...] | None = None,
-) -> Int32[Array, "*batch h w features"]:
-    """Stride-1 correlation with zeros outside the image, modulo 2**32.
+    valid: bool = False,
+) -> Int32[Array, "*batch m n features"]:
+    """Stride-1 correlation modulo 2**32, with zeros outside the image or, valid, only inside it.
 
     w holds k = c / groups channels per group. mask says which taps are used; the weights of the
     others must be zero, and are skipped where that is faster.
@@ -57,14 +62,15 @@ def convolve(
             f"{channels} channels and {features} features"
         )
     x = x.reshape(-1, rows, columns, channels)
+    padding = ((0, 0), (0, 0)) if valid else _padding(w)
     if groups == channels == features:
-        y = _depthwise(x, w, mask)
+        y = _depthwise(x, w, mask, padding)
     elif groups == 1:
-        y = _ungrouped(x, w, mask)
+        y = _ungrouped(x, w, mask, padding)
     else:
         parts = zip(jnp.split(x, groups, axis=3), jnp.split(w, groups, axis=3), strict=True)
-        y = jnp.concatenate([_ungrouped(*part, mask) for part in parts], axis=3)
-    return y.reshape(*batch, rows, columns, features)
+        y = jnp.concatenate([_ungrouped(*part, mask, padding) for part in parts], axis=3)
+    return y.reshape(*batch, *y.shape[1:])
 
 
 def digits(x: Int[Array | np.ndarray, "*shape"]) -> list[Int8[Array, "*shape"]]:
@@ -78,13 +84,14 @@ def digits(x: Int[Array | np.ndarray, "*shape"]) -> list[Int8[Array, "*shape"]]:
     return [high.astype(jnp.int8), (wide - (high << 8)).astype(jnp.int8)]
 
 
-def _ungrouped(x, w, mask):
+def _ungrouped(x, w, mask, padding):
     """All pairs of digits by one int8 convolution: digits of x in the batch, of w in features."""
     parts_x, parts_w = digits(x), digits(w)
     y = _convolve_int8(
         jnp.concatenate(parts_x) if len(parts_x) > 1 else x,
         jnp.concatenate(parts_w, axis=3) if len(parts_w) > 1 else w,
         mask,
+        padding,
     )
     total = 0
     for i, rows in enumerate(jnp.split(y, len(parts_x), axis=0)):
@@ -93,34 +100,40 @@ def _ungrouped(x, w, mask):
     return total
 
 
-def _convolve_int8(x, w, mask):
+def _convolve_int8(x, w, mask, padding):
     if w.shape[:2] == (1, 1):
         return _dot_int8(x, w[0, 0])
     return lax.platform_dependent(
-        x, w, cpu=native, default=lambda x, w: patches_and_dot(x, w, mask)
+        x,
+        w,
+        cpu=lambda x, w: native(x, w, padding),
+        default=lambda x, w: patches_and_dot(x, w, mask, padding),
     )
 
 
 def native(
-    x: Int8[Array | np.ndarray, "b h w c"], w: Int8[Array | np.ndarray, "kh kw c f"]
-) -> Int32[Array, "b h w f"]:
-    """XLA's integer convolution: int8 dots on a CPU."""
+    x: Int8[Array | np.ndarray, "b h w c"], w: Int8[Array | np.ndarray, "kh kw c f"], padding=None
+) -> Int32[Array, "b m n f"]:
+    """XLA's integer convolution: int8 dots on a CPU. padding: by default, what keeps the size."""
     return lax.conv_general_dilated(
         x,
         w,
         (1, 1),
-        _padding(w),
+        padding or _padding(w),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         preferred_element_type=jnp.int32,
     )
 
 
 def patches_and_dot(
-    x: Int8[Array | np.ndarray, "b h w c"], w: Int8[Array | np.ndarray, "kh kw c f"], mask=None
-) -> Int32[Array, "b h w f"]:
+    x: Int8[Array | np.ndarray, "b h w c"],
+    w: Int8[Array | np.ndarray, "kh kw c f"],
+    mask: tuple[tuple[bool, ...], ...] | None = None,
+    padding: Any = None,
+) -> Int32[Array, "b m n f"]:
     """The pixels under each used tap side by side, and one int8 dot."""
     taps = _taps(w, mask)
-    patches = jnp.concatenate(list(_shifted(x, w, taps)), axis=3)
+    patches = jnp.concatenate(list(_shifted(x, w, taps, padding or _padding(w))), axis=3)
     return _dot_int8(patches, jnp.concatenate([w[tap] for tap in taps]))
 
 
@@ -133,10 +146,10 @@ def _dot_int8(x, w):
     return y[:rows].reshape(*x.shape[:-1], w.shape[1])
 
 
-def _depthwise(x, w, mask):
+def _depthwise(x, w, mask, padding):
     wide = w[:, :, 0].astype(jnp.int32)
     taps = _taps(w, mask)
-    shifted = _shifted(x, w, taps)
+    shifted = _shifted(x, w, taps, padding)
     return sum(s.astype(jnp.int32) * wide[tap] for s, tap in zip(shifted, taps, strict=True))
 
 
@@ -145,10 +158,10 @@ def _taps(w, mask):
     return [(i, j) for i, j in every if mask is None or mask[i][j]]
 
 
-def _shifted(x, w, taps):
+def _shifted(x, w, taps, padding):
     """For each tap, the image as that tap sees it."""
-    padded = jnp.pad(x, ((0, 0), *_padding(w), (0, 0)))
-    rows, columns = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = padded.shape[1] - w.shape[0] + 1, padded.shape[2] - w.shape[1] + 1
     for i, j in taps:
         yield padded[:, i : i + rows, j : j + columns]
 
