@@ -24,7 +24,7 @@ from .latent_rounding import SILENT_ROWS, decide
 from .latent_stream import OVERHEAD_BITS, read, write
 from .latent_tiles import Box, count_tiles, cut, one_tile, padded_shape, tiles
 from .latent_transforms import BLOCK, QUARTER, scale_planes, to_planes
-from .latent_walk import Choices, bits, slices_of_groups, walk
+from .latent_walk import Choices, bits, side_rows, slices_of_groups, walk
 from .quality import RATE_WEIGHT, find_step
 from .samples import from_colour, read_shape, to_colour
 
@@ -55,7 +55,7 @@ def _choose(design, integers, y, modes, weight, z, step, cells):
     by_place = y.reshape(-1, y.shape[-1])
 
     def visit(k, places, channels, mean, row):
-        here = by_place[:, channels].at[places].get(mode="fill", fill_value=0)
+        here = jnp.take(by_place[:, channels], places, axis=0, mode="clip")
         value = here - mean.astype(jnp.float32) * LATENT.step
         found = decide(value, row, RATE_WEIGHT * weight[channels]).astype(jnp.int32)
         symbols.append(jnp.where(row < SILENT_ROWS, 0, found))
@@ -105,7 +105,8 @@ def analyse(
         np.where(active[by_slice[k]], row, CERTAIN).astype(np.int32)
         for k, row in zip(slices_of_groups(design), rows, strict=True)
     ]
-    return Choices(latents, modes, symbols, rows, np.asarray(z), active, where)
+    side = np.where(side_rows(where, design.side) < design.side, z, 0)
+    return Choices(latents, modes, symbols, rows, side, active, where)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -129,7 +130,7 @@ def paint(
     integers = frozen.synthesis_integers, frozen.inverse_gains
     modes = None if modes is None else where.cut(modes)
     latents = where.cut(latents)
-    return where.join(_paint(design, *integers, latents, np.int32(step), modes, where.cells))
+    return where.join(_paint(design, *integers, latents, jnp.int32(step), modes, where.cells))
 
 
 def paint_tiles(

@@ -30,11 +30,13 @@ class Grid:
         """Of the blocks that side information z has."""
         return z.shape[0], z.shape[1] * SIDE_STRIDE, z.shape[2] * SIDE_STRIDE
 
-    def convolve(self, layer: Any, x: Num[Array, "b h w c"]) -> Num[Array, "b m n f"]:
+    def convolve(self, layer: Any, x: Num[Array | np.ndarray, "b h w c"]) -> Num[Array, "b m n f"]:
         """The layer, with zeros beyond the border."""
         return layer(x)
 
-    def convolve_mirrored(self, layer: Any, x: Num[Array, "b h w c"]) -> Num[Array, "b h w f"]:
+    def convolve_mirrored(
+        self, layer: Any, x: Num[Array | np.ndarray, "b h w c"]
+    ) -> Num[Array, "b h w f"]:
         """A layer of 3 x 3, with what the border mirrors beyond it."""
         around = [(0, 0), (1, 1), (1, 1), (0, 0)]
         return layer(jnp.pad(x, around, mode="reflect"))[:, 1:-1, 1:-1]
@@ -58,7 +60,7 @@ class Cells(NamedTuple):
         """Of the blocks that side information z has."""
         return len(self.near), SIDE_STRIDE, SIDE_STRIDE
 
-    def convolve(self, layer: Any, x: Num[Array, "m r r c"]) -> Num[Array, "m s s f"]:
+    def convolve(self, layer: Any, x: Num[Array | np.ndarray, "m r r c"]) -> Num[Array, "m s s f"]:
         """The layer, with zeros beyond the border."""
         size, stride = layer.kernel_size[0], 1
         if isinstance(layer, nn.Conv):
@@ -77,7 +79,9 @@ class Cells(NamedTuple):
         )
         return y + variables["bias"] if layer.use_bias else y
 
-    def convolve_mirrored(self, layer: Any, x: Num[Array, "m r r c"]) -> Num[Array, "m r r f"]:
+    def convolve_mirrored(
+        self, layer: Any, x: Num[Array | np.ndarray, "m r r c"]
+    ) -> Num[Array, "m r r f"]:
         """A layer of 3 x 3, with what the border mirrors beyond it."""
         return layer(self._with_border(x, 1, 1, mirrored=True), valid=True)
 
@@ -99,11 +103,10 @@ class Cells(NamedTuple):
 
     def _beyond(self, ends, side, instead):
         """The ends of the cells on one side of each, 0 or `instead` where there is none."""
-        near = jnp.asarray(self.near)[:, side]
-        found = ends.at[near].get(mode="fill", fill_value=0)
-        if instead is None:
-            return found
-        return jnp.where((near == len(self.near))[:, None, None, None], instead, found)
+        near = self.near[:, side]
+        found = jnp.take(ends, near, axis=0, mode="clip")
+        absent = (near == len(self.near))[:, None, None, None]
+        return jnp.where(absent, jnp.zeros_like(found) if instead is None else instead, found)
 
 
 class Layout(NamedTuple):

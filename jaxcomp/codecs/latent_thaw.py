@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from jaxcomp.base import EntropyModel
 from jaxcomp.nets.integer import from_integers
@@ -44,7 +44,7 @@ def thaw(design: Design, frozen: Frozen) -> dict[str, Any]:
 
 
 def fitted(
-    model: EntropyModel, frequencies: Int[np.ndarray, "c n"], offset: Int[np.ndarray, " c"]
+    model: EntropyModel, frequencies: Integer[np.ndarray, "c n"], offset: Int[np.ndarray, " c"]
 ) -> Any:
     """Parameters of a model with a table per channel that say about what its tables say."""
     pmf = frequencies[:, :-1].T.astype(np.float32)  # without escapes

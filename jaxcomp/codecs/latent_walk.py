@@ -88,9 +88,8 @@ def walk(
         for number in range(passes):
             group = prior(k, number, known, part, z, method="group")
             places = cells.places[passes][number]
-            mean, row = (
-                x.reshape(-1, size).at[places].get(mode="fill", fill_value=0) for x in group
-            )
+            mean, row = (jnp.take(x.reshape(-1, size), places, axis=0, mode="clip") for x in group)
+            row = jnp.where((places < len(part) * SIDE_STRIDE**2)[:, None], row, 0)
             symbols = visit(k, places, channels, mean, row.astype(jnp.int32))
             found = part.reshape(-1, size).at[places].set(restore(symbols, mean), mode="drop")
             part = found.reshape(part.shape)

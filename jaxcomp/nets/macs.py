@@ -45,8 +45,11 @@ def _once(following, arguments, options, context):
     return following(*arguments, **options)
 
 
-def _product(layer, x):
+def _product(layer, x, valid=False):
     """Like the layer in shape and type, but for its numbers. It depends on x, as vmap must see."""
+    if valid:
+        rows, columns = (n - k + 1 for n, k in zip(x.shape[-3:], layer.kernel_size, strict=False))
+        x = x[..., :rows, :columns, :]
     inputs = x.shape[-1]
     if isinstance(layer, IntegerConv):
         if x.ndim < 3 or inputs % layer.groups:

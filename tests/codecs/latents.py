@@ -9,7 +9,8 @@ import optax
 
 from jaxcomp import entropy
 from jaxcomp.codecs.latent_codec import Design
-from jaxcomp.codecs.latent_prior import SCALES, SIDE, LatentPrior, lattice, scale_of
+from jaxcomp.codecs.latent_plane import lattice
+from jaxcomp.codecs.latent_prior import SCALES, SIDE, LatentPrior, scale_of
 from jaxcomp.nets.fixed_point import fake_quantise
 
 STEPS = 400

@@ -8,6 +8,7 @@ import pytest
 from jaxcomp.codecs.latent_codec import Design
 from jaxcomp.codecs.latent_coding import _paint
 from jaxcomp.codecs.latent_macs import decoder_macs_per_pixel
+from jaxcomp.codecs.latent_plane import layout
 from jaxcomp.codecs.latent_walk import walk
 from jaxcomp.nets.macs import macs
 
@@ -21,7 +22,7 @@ def test_a_small_design_by_hand():
     network = 16 * 16 * 16  # the hidden layer of a group
     group = network + 16 * 16 * (2 * 24)  # a mean and a row for each channel
     spread = 9 * 8 * (24 * 16)  # means of the first slice from side information, in each pass
-    beside = go_on + 6 * 6 * 9 * 24 * 24  # the second pass: neighbours, reflected at the border
+    beside = go_on + 16 * 9 * 24 * 24  # the second pass: neighbours, mirrored at the border
     last = network + 16 * 16 * (2 * 40)
     prior = begin + 2 * (group + spread) + beside + go_on + last
     # A basis of 16 x 16 blocks; then, per 4 x 4 cell, 48 values and 16 places, and three 3 x 3.
@@ -44,22 +45,24 @@ def test_a_small_design_by_hand():
     ids=lambda design: design.name,
 )
 def test_what_is_counted_is_what_decoding_runs(design):
-    shape, groups = (100, 200), []  # padded to 128 x 256
+    shape, groups = (200, 250), []  # padded to 256 x 256, what programs are compiled for
+    cells = layout(16, 16).cells
 
-    def read(z, step, *modes):
+    def read(z, step, modes):
         def visit(k, places, channels, mean, row):
             groups.append(k)
             return jnp.zeros_like(mean, jnp.int32)
 
-        return walk(design, {}, z, step, modes[0] if modes else None, visit)
+        return walk(design, {}, z, step, modes, cells, visit)
 
-    def paint(latents, step, *modes):
-        return _paint(design, {}, np.ones((145, 64), np.int32), latents, step, *modes)
+    def paint(latents, step, modes):
+        gains = np.ones((145, 64), np.int32)
+        return _paint(design, {}, gains, latents, step, modes, cells)
 
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    modes = [jax.ShapeDtypeStruct((1, 8, 16), jnp.int32)] if design.split else []
-    prior = macs(read, jax.ShapeDtypeStruct((1, 2, 4, 8), jnp.int32), step, *modes)
-    synthesis = macs(paint, jax.ShapeDtypeStruct((1, 8, 16, 64), jnp.int16), step, *modes)
+    modes = jax.ShapeDtypeStruct((16, 4, 4), jnp.int32) if design.split else None
+    prior = macs(read, jax.ShapeDtypeStruct((16, 1, 1, 8), jnp.int32), step, modes)
+    synthesis = macs(paint, jax.ShapeDtypeStruct((16, 4, 4, 64), jnp.int16), step, modes)
     found = decoder_macs_per_pixel(design, shape)
-    assert found == (prior / 20000, synthesis / 20000)
+    assert found == (prior / 50000, synthesis / 50000)
     assert len(groups) == {"channel_conditional": 5, "split": 3}.get(design.name, 1)

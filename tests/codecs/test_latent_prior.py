@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxcomp.codecs.latent_codec import Design
-from jaxcomp.codecs.latent_prior import LATENT, SCALES, LatentPrior, lattice, restore, scale_of
+from jaxcomp.codecs.latent_plane import lattice
+from jaxcomp.codecs.latent_prior import LATENT, SCALES, LatentPrior, restore, scale_of
 from tests.codecs.latents import fields, trained_bits
 
 

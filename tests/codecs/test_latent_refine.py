@@ -16,6 +16,7 @@ from jaxcomp.codecs.latent_frozen import (
     Frozen,
     with_certain,
 )
+from jaxcomp.codecs.latent_plane import layout
 from jaxcomp.codecs.latent_prior import SCALES, level_of
 from jaxcomp.codecs.latent_refine import refine
 from jaxcomp.codecs.latent_transforms import BLOCK, dct_basis, to_planes
@@ -78,8 +79,16 @@ def start(frozen, samples):
 
 def real_cost(frozen, samples, y, modes, weight, z):
     """The cost of what is written and painted."""
+    where = layout(4, 4)
+    cells = [where.cut(np.asarray(x)[0]) for x in (y, modes, z)]
     chosen = latent_coding._choose(
-        DESIGN, frozen.prior_integers, y, modes, weight, z, np.int32(STEP)
+        DESIGN,
+        frozen.prior_integers,
+        *cells[:2],
+        weight,
+        cells[2],
+        np.int32(STEP),
+        where.cells,
     )
     latents, symbols, rows = jax.device_get(chosen)
     slices = latent_walk.slices_of_groups(DESIGN)
@@ -94,8 +103,8 @@ def real_cost(frozen, samples, y, modes, weight, z):
         latent_walk.ideal_bits(latent_walk.tables_of(frozen, k), symbol, row)
         for k, symbol, row in zip(slices, symbols, rows, strict=True)
     )
-    painted = np.asarray(latent_coding.paint(DESIGN, frozen, latents, STEP, modes))
-    error = painted[0, :HEIGHT, :WIDTH].astype(float) - samples
+    painted = latent_coding.paint(DESIGN, frozen, where.join(latents), STEP, modes[0])
+    error = painted[:HEIGHT, :WIDTH].astype(float) - samples
     return bits + (error**2).sum() / (RATE_WEIGHT * (STEP / 16) ** 2)
 
 

@@ -41,7 +41,7 @@ def test_the_basis_is_orthonormal_and_that_of_scipy():
 
 @pytest.mark.slow  # half a minute of compiling
 def test_untrained_transforms_invert_each_other():
-    analysis, synthesis = Analysis(512, width=8), Synthesis(width=8, blocks=1)
+    analysis, synthesis = Analysis(512), Synthesis(width=8, blocks=1)
     step = jnp.full(1, STEP)
     latents = analysis.apply(
         jax.jit(analysis.init)(jax.random.key(0), planes(), step), planes(), step

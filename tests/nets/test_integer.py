@@ -182,6 +182,18 @@ def test_masked_taps_see_nothing():
     assert len(rows) == 12 and ((rows + columns) % 2 == 1).all()
 
 
+@pytest.mark.parametrize(("groups", "bits"), [(1, 8), (12, 8), (3, 16)])
+def test_valid_is_the_inside(decoder, groups, bits):
+    _, x = decoder
+    net = IntegerConv(12, (3, 5), groups=groups, weight_bits=bits)
+    integers = to_integers(net, random_variables(net, x), x)
+    whole = quantise(x, FEATURES)
+    inside = net.apply(integers, whole, valid=True)
+    np.testing.assert_array_equal(inside, net.apply(integers, whole)[:, 1:-1, 2:-2])
+    with pytest.raises(JaxcompError, match="train on whole images"):
+        net.apply(random_variables(net, x), x, valid=True)
+
+
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_few_rows(batch):
     net = IntegerDense(9, target=WIDE)
