@@ -16,6 +16,8 @@ def check(begin: str, codec: str) -> None:
             f"--begin {begin}: expected what was trained for {codec}, got one of {found}; "
             f"say --codec {found}"
         )
+    if _is_run(begin):
+        _last(Path(begin))
 
 
 def parameters(begin: str, codec: Codec, like: Any) -> Any:
@@ -34,9 +36,7 @@ def _run_codec(run):
             f"--begin {run}: expected the folder of a run, with settings.json in it, a file of "
             f"weights (.jxw), or {SHIPPED}"
         )
-    codec = parsed(path, path.read_text()).get("codec")
-    _last(run)
-    return codec
+    return parsed(path, path.read_text()).get("codec")
 
 
 def _weights(begin):

@@ -16,6 +16,7 @@ from jaxcomp.nets import gain
 
 from .dct_transform import to_samples
 from .latent_codec import GAIN_BITS, Design, coded, init, joined, networks, train
+from .latent_flags import worth_naming
 from .latent_frozen import CERTAIN, Frozen, freeze
 from .latent_plane import SIDE_STRIDE, layout
 from .latent_prior import LATENT, SIDE, level_of
@@ -24,7 +25,15 @@ from .latent_rounding import SILENT_ROWS, decide
 from .latent_stream import OVERHEAD_BITS, read, write
 from .latent_tiles import Box, count_tiles, cut, one_tile, padded_shape, tiles
 from .latent_transforms import BLOCK, QUARTER, scale_planes, to_planes
-from .latent_walk import Choices, bits, side_rows, slices_of_groups, walk
+from .latent_walk import (
+    Choices,
+    bits,
+    bits_of_zero,
+    side_rows,
+    slices_of_groups,
+    tables_of,
+    walk,
+)
 from .quality import RATE_WEIGHT, find_step
 from .samples import from_colour, read_shape, to_colour
 
@@ -98,9 +107,11 @@ def analyse(
     chosen = _choose(design, frozen.prior_integers, y, modes, weight, z, np.int32(step), cells)
     (latents, symbols, rows), modes = jax.device_get((chosen, modes))
     by_slice = np.split(np.arange(sum(design.slices)), np.cumsum(design.slices)[:-1])
-    active = np.zeros(sum(design.slices), bool)
-    for k, group in zip(slices_of_groups(design), symbols, strict=True):
+    active, zeros = np.zeros(sum(design.slices), bool), np.zeros(sum(design.slices))
+    for k, group, row in zip(slices_of_groups(design), symbols, rows, strict=True):
         active[by_slice[k]] |= (group != 0).any(0)
+        zeros[by_slice[k]] += bits_of_zero(tables_of(frozen, k))[row].sum(0)
+    active = worth_naming(active, zeros)
     rows = [
         np.where(active[by_slice[k]], row, CERTAIN).astype(np.int32)
         for k, row in zip(slices_of_groups(design), rows, strict=True)

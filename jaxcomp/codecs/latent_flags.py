@@ -1,14 +1,27 @@
-"""Which channels hold anything but zeros: runs of equal flags.
+"""Which channels hold anything but zeros, as far as that is worth saying: runs of equal flags.
 
 u8 the first flag, u8 k, u16 how many runs, and their lengths - 1 as exponential Golomb codes of
 order k, the best for these.
 """
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from jaxcomp.base import CorruptStream
 from jaxcomp.coding import run_length, universal
+
+# What a run of zeros and its end take: two lengths.
+RUN_BITS = 12
+
+
+def worth_naming(
+    active: Bool[np.ndarray, " c"], bits: Float[np.ndarray, " c"]
+) -> Bool[np.ndarray, " c"]:
+    """active, and runs of others that take fewer bits, coded as zeros, than naming them would."""
+    values, lengths = run_length.run_length_encode(active)
+    ends = np.cumsum(lengths)
+    taken = np.add.reduceat(bits, ends - lengths)
+    return np.repeat(values.astype(bool) | (taken < RUN_BITS), lengths)
 
 
 def pack_flags(active: Bool[np.ndarray, " c"]) -> bytes:

@@ -48,7 +48,7 @@ from .message import read_message
 from .quality import MAX_STEP, MIN_STEP
 
 LANES = 16  # a lane costs about 20 bits
-OVERHEAD_BITS = 8 * (70 + 3 * LANES)  # what a tile takes beside its symbols
+OVERHEAD_BITS = 8 * (40 + 3 * LANES)  # what a tile takes beside its symbols
 HEAD, TILE_HEAD = struct.Struct("<H"), struct.Struct("<HII")
 
 

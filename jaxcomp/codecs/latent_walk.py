@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxcomp.coding import Tables
 
@@ -110,6 +110,13 @@ def ideal_bits(
     distance = np.where(column < 0, -column, column - last)[beyond]
     codes = 2 * np.floor(np.log2(2.0 * distance + 2)) + 1
     return float((tables.precision - np.log2(frequency)).sum() + codes.sum())
+
+
+def bits_of_zero(tables: Tables) -> Float[np.ndarray, " rows"]:
+    """What a zero costs in each row of tables."""
+    rows = np.arange(len(tables.entries))
+    frequency = (np.asarray(tables.entries)[rows, -np.asarray(tables.offset)] >> 16) + 1.0
+    return tables.precision - np.log2(frequency)
 
 
 def outside(tables: Tables, symbols: Any, rows: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from jaxcomp import coding
 from jaxcomp.codecs import files, latent_coding, latent_stream
 from jaxcomp.codecs.latent_macs import decoder_macs_per_pixel
 from jaxcomp.codecs.weights import load_weights
@@ -124,9 +123,8 @@ def test_bits_are_those_of_the_tables(photo, quality):
     params = codec.init()
     ideal = codec.apply(params, crop, quality=quality)[1]
     payload = codec.encode(params, crop, quality=quality)
-    ((_, side, latents),) = latent_stream._split(payload.sections["data"], 1)[1]
-    lanes = latent_stream.LANES + len(coding.from_bytes(side).head)
-    assert abs(8 * (len(side) + len(latents)) - ideal) <= 0.005 * ideal + 32 * lanes
+    ((_, _, stream),) = latent_stream._split(payload.sections["data"], 1)[1]
+    assert abs(8 * len(stream) - ideal) <= 0.005 * ideal + 32 * latent_stream.LANES
 
 
 def test_the_decoder_is_small():
