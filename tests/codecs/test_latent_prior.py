@@ -1,4 +1,4 @@
-"""Contexts beat a prior without them; groups depend on what is known alone."""
+"""Each prior beats the one it adds to; groups depend on what is known alone."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,33 @@ import pytest
 from jaxcomp.codecs.latent_codec import Design
 from jaxcomp.codecs.latent_plane import lattice
 from jaxcomp.codecs.latent_prior import LATENT, SCALES, LatentPrior, restore, scale_of
-from tests.codecs.latents import fields, trained_bits
+from tests.codecs.latents import loud_blocks, loud_rows, trained_bits
 
 
-@pytest.mark.slow  # three trainings, two minutes
+@pytest.mark.slow  # three trainings, a minute
+def test_side_information_beats_none_and_means_beat_scales():
+    factorized, hyperprior, mean_scale = (
+        trained_bits(design, loud_blocks, steps=2000, rate=1e-3)
+        for design in (
+            Design("factorized", (16,), 0, 32, means=False),
+            Design("hyperprior", (16,), 8, 32, means=False),
+            Design("mean_scale", (16,), 8, 32),
+        )
+    )
+    assert hyperprior < 0.9 * factorized
+    assert mean_scale < 0.9 * hyperprior
+
+
+@pytest.mark.slow  # three trainings, a minute
 def test_contexts_beat_a_prior_without_them():
-    mean_scale = trained_bits(Design("mean_scale", (16,), 8, 32))
-    checkerboard = trained_bits(Design("checkerboard", (16,), 8, 32, passes=(2,)))
-    channels = trained_bits(Design("channel_conditional", (8, 8), 8, 32))
+    mean_scale, checkerboard, channels = (
+        trained_bits(design, loud_rows, steps=1000, rate=2e-3)
+        for design in (
+            Design("mean_scale", (16,), 8, 32),
+            Design("checkerboard", (16,), 8, 32, passes=(2,)),
+            Design("channel_conditional", (8, 8), 8, 32),
+        )
+    )
     assert checkerboard < 0.9 * mean_scale
     assert channels < 0.9 * mean_scale
 
@@ -23,7 +42,7 @@ def test_contexts_beat_a_prior_without_them():
 @pytest.mark.slow  # half a minute of compiling
 def test_a_group_depends_on_what_came_before_alone():
     prior = LatentPrior((8, 8), 8, 16, passes=(3,))
-    y = fields(0)
+    y = loud_rows(0)
     variables = jax.jit(prior.init)(jax.random.key(0), y, jnp.zeros(2, jnp.int32))
     z = prior.apply(variables, y, method="summarise")
     known = prior.apply(variables, z, jnp.full(2, 64), method="begin")
