@@ -20,6 +20,8 @@ Laws (tests/checks.py states each of them once, as code):
     EntropyModel
              coding with tables and index costs what bits says at the quantised parameters, to 0.5 %
              and 32 bits per lane; every symbol in range has a frequency of at least 1.
+    Net      a network of integer layers computes in integers exactly the values that its training
+             saw in floats, on any device, batch size and version.
     Codec    decode(p, encode(p, x)) == apply(p, x).x_hat, bit for bit, on any device, batch size
              and version.
 

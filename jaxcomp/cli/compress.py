@@ -47,7 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codec",
         choices=sorted(set(CODECS) - set(TRAINABLE)),
-        default="dct",
+        default="learned",
         help="default %(default)s",
     )
     common.add_weights(parser)

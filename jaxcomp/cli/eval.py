@@ -90,7 +90,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codec",
         choices=sorted(set(CODECS) - set(TRAINABLE)),
-        default="dct",
+        default="learned",
         help="default %(default)s",
     )
     parser.add_argument(
