@@ -2,7 +2,7 @@
 
     import jaxcomp as jc
 
-    codec = jc.codecs.dct()
+    codec = jc.codecs.learned()
     data = jc.codecs.save(codec, image, quality=50)
     image = jc.codecs.load(data)
 

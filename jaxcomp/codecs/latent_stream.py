@@ -143,7 +143,19 @@ def _read(design, integers, tables, stream, z, z_rows, step, active, cells):
 
     def visit(k, places, channels, mean, row):
         rows = jnp.where(active[channels] & (row >= SILENT_ROWS), row, CERTAIN)
-        return pop(tables[k >= WIDE_SLICES], rows, CERTAIN)
+        # Most steps are of certain symbols alone: only others are taken.
+        each = _whole_steps(rows, CERTAIN, jnp).reshape(-1, LANES)
+        coded = (each != CERTAIN).any(1)
+        rank = jnp.cumsum(coded)
+        order = jnp.zeros(len(each), jnp.int32)
+        order = order.at[jnp.where(coded, rank - 1, len(each))].set(
+            jnp.arange(len(each)), mode="drop"
+        )
+        found, state[0] = coding.pop(
+            state[0], tables[k >= WIDE_SLICES], each[order], count=LANES * rank[-1]
+        )
+        symbols = jnp.where(coded[:, None], found[rank - 1], 0)
+        return symbols.ravel()[: rows.size].reshape(rows.shape)
 
     latents = walk(design, integers, z, step, modes, cells, visit)
     return latents, modes, coding.is_finished(state[0])

@@ -114,10 +114,15 @@ def pop(
     index: Integers | None = None,
     *,
     shape: tuple[int, ...] | None = None,
+    count: Integers | None = None,
 ) -> tuple[Symbols, Stream]:
-    """(symbols, what was below them). More than was pushed makes a size negative."""
+    """(symbols, what was below them). More than was pushed makes a size negative.
+
+    count: how many of them were pushed, i32 of one group, if not all; what others are is not said.
+    On a CPU they take no time.
+    """
     index, shape = _check_shape(tables, index, shape)
-    return _pop(stream, tables, index, shape)
+    return _pop(stream, tables, index, shape, count)
 
 
 # Arrays enter a program as arguments, whatever they were: one compilation serves them all.
@@ -159,7 +164,7 @@ def _code(tables, symbols, index, head, capacity):
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _pop(stream, tables, index, shape):
+def _pop(stream, tables, index, shape, used=None):
     groups, lanes = stream.head.shape
     count = math.prod(shape)
     steps = split_steps(count, groups, lanes)
@@ -170,7 +175,7 @@ def _pop(stream, tables, index, shape):
         stream.size,
         (tables.entries, tables.directory),
         plane,
-        count,
+        count if used is None else jnp.full(groups, used, jnp.int32),
         precision=tables.precision,
         steps=steps,
     )
@@ -180,14 +185,18 @@ def _pop(stream, tables, index, shape):
     escape_size = stream.escape_size
     if tables.escape:
         outside = column == tables.entries.shape[1] - 1
-        rank = jnp.cumsum(outside.reshape(-1), dtype=jnp.int32).reshape(shape) - 1
-        escape_size = escape_size - outside.sum(dtype=jnp.int32)
+        number = outside.sum(dtype=jnp.int32)
+        escape_size = escape_size - number
         if stream.escapes.shape[0]:
-            code = (
-                jnp.asarray(stream.escapes).at[jnp.maximum(escape_size + rank, 0)].get(mode="clip")
-            )
-            symbols = jnp.where(outside, offset + escape_distance(tables, code), symbols)
+            symbols = _with_escapes(symbols, outside, escape_size, stream, tables, offset)
     return symbols, stream._replace(head=head, size=size, escape_size=escape_size)
+
+
+def _with_escapes(symbols, outside, start, stream, tables, offset):
+    """symbols, and in place of those outside the tables what the escapes from `start` on say."""
+    rank = jnp.cumsum(outside.reshape(-1), dtype=jnp.int32).reshape(outside.shape) - 1
+    code = jnp.asarray(stream.escapes).at[jnp.maximum(start + rank, 0)].get(mode="clip")
+    return jnp.where(outside, offset + escape_distance(tables, code), symbols)
 
 
 def _append(buffer, size, new, count):

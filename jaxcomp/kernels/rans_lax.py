@@ -133,8 +133,17 @@ def decode(
         word = load(flat_words, first_word + size[:, None] - taken)
         return (jnp.where(need, x << 16 | word, x), size - taken[:, -1]), symbol.astype(narrow)
 
-    each = (jnp.arange(steps), None if index is None else index.swapaxes(0, 1))
-    (head, size), symbols = lax.scan(pop, (head, size), each)
+    def step(t, state):
+        carry, symbols = state
+        table = None if index is None else lax.dynamic_index_in_dim(index, t, 1, keepdims=False)
+        carry, symbol = pop(carry, (t, table))
+        return carry, lax.dynamic_update_index_in_dim(symbols, symbol, t, 0)
+
+    # Steps without a valid position cost nothing.
+    used = jnp.minimum((count.max() + lanes - 1) // lanes, steps)
+    # Zeros that are as distributed over devices as states are.
+    symbols = jnp.broadcast_to((head & 0).astype(narrow), (steps, groups, lanes))
+    (head, size), symbols = lax.fori_loop(0, used, step, ((head, size), symbols))
     symbols = symbols.swapaxes(0, 1).astype(jnp.int32)
     valid = jnp.arange(steps * lanes).reshape(steps, lanes) < count[:, None, None]
     return jnp.where(valid, symbols, 0), head, size

@@ -239,3 +239,17 @@ def test_a_full_stack_overflows_and_an_empty_one_goes_below_zero():
     assert stream.overflow and not is_finished(stream)
     _, below = pop(empty(4, 6), tables, shape=(64,))
     assert (below.size < 0).all() and not is_finished(below)
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 160])
+def test_what_was_not_pushed_is_not_popped(count):
+    tables = build_tables(np.random.default_rng(0).dirichlet(np.ones(9), 3), escape=True)
+    rng = np.random.default_rng(count)
+    index = rng.integers(0, 3, 160).astype(np.int32)
+    symbols = rng.integers(-3, 12, 160).astype(np.int32)  # some escape
+    start = push(empty(16, 500, escape_capacity=300), tables, symbols, index)
+    stream = push(start, tables, symbols[:count], index[:count])
+    found, rest = jax.jit(lambda n: pop(stream, tables, index, count=n))(jnp.int32(count))
+    np.testing.assert_array_equal(found[:count], symbols[:count])
+    np.testing.assert_array_equal(rest.head, start.head)
+    assert rest.size == start.size and rest.escape_size == start.escape_size
