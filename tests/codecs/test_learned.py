@@ -27,8 +27,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 IMAGES = {
     "learned_v1.jxc": "540694b1ca48260bfe533a46bd5f0ae52665c3f148b592fd952aa626046810dd",
     "learned_v1_small.jxc": "ef24699fc03ebc8c36690996cf6be0a9146af4d5eb068a90a8dadb0c56139cc3",
-    "learned_v2.jxc": "0ab59c10070ffaa7ed35f16d504c5d41a36bfd5c1f482700d8cbe31d495b9cd7",
-    "learned_v2_small.jxc": "569231572601cbccd458999a470dbd787d03870bf73218da08098eb65d962281",
+    "learned_v2.jxc": "632bb6928f67dd0eeccae2d111a7fc880bba2d6e91601dfd67e10ed4599885cd",
+    "learned_v2_small.jxc": "5650744d254450640b2bfebf1ee0f71328a40d0bd30b94d1dd24a5bbf231d6af",
 }
 SMALL = "learned_v2_small.jxc"
 
