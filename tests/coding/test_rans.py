@@ -39,13 +39,13 @@ def dirichlet_tables(rng, tables=6, symbols=24, **options):
 
 
 TABLES = {
-    p: dirichlet_tables(np.random.default_rng(p), precision=p, offset=-7) for p in (5, 8, 12, 16)
+    p: dirichlet_tables(np.random.default_rng(p), precision=p, offset=-7) for p in (5, 12, 16)
 }
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from([0, 1, 63, 400]),
+    st.sampled_from([0, 1, 400]),
     st.sampled_from(sorted(TABLES)),
     st.sampled_from([4, 256]),
     st.integers(0, 2**32 - 1),
