@@ -206,7 +206,8 @@ def _read_tile(design, frozen, box, step, flags, side, data):
     rows, z = side_rows(where, design.side), None
     if side:
         z = _read_side(design, frozen, where, side)
-    room = len(where.cells.places[1][0]) * sum(design.slices) + rows.size
+    # A word for each symbol, modes among them: no encoder writes more.
+    room = len(where.cells.places[1][0]) * (sum(design.slices) + 1) + rows.size
     stream = read_message(data, lanes=LANES, words=room, escapes=room)
     tables = _Tables(frozen.wide, frozen.narrow, frozen.modes, frozen.side)
     integers = frozen.prior_integers
