@@ -5,6 +5,7 @@ that latents paint, are integers.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from .latent_frozen import CERTAIN, Frozen, freeze
 from .latent_plane import SIDE_STRIDE, layout
 from .latent_prior import LATENT, SIDE, level_of
 from .latent_refine import refine
-from .latent_rounding import SILENT_ROWS, decide
+from .latent_rounding import decide
 from .latent_stream import OVERHEAD_BITS, read, write
 from .latent_tiles import Box, count_tiles, cut, one_tile, padded_shape, tiles
 from .latent_transforms import BLOCK, QUARTER, scale_planes, to_planes
@@ -29,6 +30,7 @@ from .latent_walk import (
     Choices,
     bits,
     bits_of_zero,
+    in_steps,
     side_rows,
     slices_of_groups,
     tables_of,
@@ -58,20 +60,36 @@ def _analyse(design, analysis, prior, inverse_gains, samples, step, cells):
     return y, modes, scale**2, jnp.clip(jnp.floor(z + 0.5), SIDE.low, SIDE.high).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit
+def _decide(y, weight, mean, row):
+    """Symbols of a group; all [steps, LANES]."""
+    value = y - mean.astype(jnp.float32) * LATENT.step
+    return jnp.where(row == CERTAIN, 0, decide(value, row, weight).astype(jnp.int32))
+
+
 def _choose(design, integers, y, modes, weight, z, step, cells):
+    """(latents, symbols and rows of each group), of y and what a latent's error counts."""
     symbols, rows = [], []
-    by_place = y.reshape(-1, y.shape[-1])
+    by_place, weight = np.asarray(y).reshape(-1, y.shape[-1]), RATE_WEIGHT * np.asarray(weight)
+    starts = np.cumsum((0, *design.slices))
+    passes = networks(design).prior.passes_of
 
-    def visit(k, places, channels, mean, row):
-        here = jnp.take(by_place[:, channels], places, axis=0, mode="clip")
-        value = here - mean.astype(jnp.float32) * LATENT.step
-        found = decide(value, row, RATE_WEIGHT * weight[channels]).astype(jnp.int32)
-        symbols.append(jnp.where(row < SILENT_ROWS, 0, found))
-        rows.append(jnp.where(row < SILENT_ROWS, CERTAIN, row))
-        return symbols[-1]
+    def visit(k, number, mean, row):
+        places = np.minimum(cells.places[passes(k)][number], len(by_place) - 1)
+        channels = slice(starts[k], starts[k + 1])
+        here = by_place[:, channels][places]
+        each = np.broadcast_to(weight[channels], here.shape)
+        given = here, each, np.asarray(mean)
+        found = _decide(*(in_steps(x, len(row), 0) for x in given), row)
+        symbols.append((found, here.shape))
+        rows.append((row, here.shape))
+        return found
 
-    return walk(design, integers, z, step, modes, cells, visit), symbols, rows
+    given = jax.device_put((z, step, modes, np.ones(y.shape[-1], bool), cells))
+    latents = walk(design, integers, *given, visit)
+    latents, symbols, rows = jax.device_get((latents, symbols, rows))
+    symbols, rows = ([x.ravel()[: math.prod(n)].reshape(n) for x, n in y] for y in (symbols, rows))
+    return np.concatenate(latents, -1), symbols, rows
 
 
 def analyse(
@@ -104,8 +122,10 @@ def analyse(
             iterations,
         )
         y = where.cut(np.asarray(y[0]))
-    chosen = _choose(design, frozen.prior_integers, y, modes, weight, z, np.int32(step), cells)
-    (latents, symbols, rows), modes = jax.device_get((chosen, modes))
+    latents, symbols, rows = _choose(
+        design, frozen.prior_integers, y, modes, weight, z, np.int32(step), cells
+    )
+    modes = jax.device_get(modes)
     by_slice = np.split(np.arange(sum(design.slices)), np.cumsum(design.slices)[:-1])
     active, zeros = np.zeros(sum(design.slices), bool), np.zeros(sum(design.slices))
     for k, group, row in zip(slices_of_groups(design), symbols, rows, strict=True):

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
@@ -88,4 +89,7 @@ def from_arrays(arrays: dict[str, Any]) -> Frozen:
         arrays[name] = with_certain(tables)
     # The first files hold a network beside the linear part as well, which never learned.
     linear = arrays["analysis"]["params"]["Dense_0"]
-    return Frozen(**{**arrays, "analysis": {"params": {"Dense_0": linear}}})
+    # Each group of latents takes all of the network: it is moved once.
+    integers = jax.device_put(arrays["prior_integers"])
+    analysis = {"params": {"Dense_0": linear}}
+    return Frozen(**{**arrays, "analysis": analysis, "prior_integers": integers})

@@ -98,15 +98,17 @@ class Cells(NamedTuple):
                 ends = lax.slice_in_dim(x, 0, after, axis=axis)
                 inside = lax.slice_in_dim(x, size - 2, size - 1, axis=axis) if mirrored else None
                 parts.append(self._beyond(ends, last, inside))
-            x = jnp.concatenate(parts, axis)
+            x = lax.concatenate(parts, axis)
         return x
 
     def _beyond(self, ends, side, instead):
         """The ends of the cells on one side of each, 0 or `instead` where there is none."""
-        near = self.near[:, side]
-        found = jnp.take(ends, near, axis=0, mode="clip")
-        absent = (near == len(self.near))[:, None, None, None]
-        return jnp.where(absent, jnp.zeros_like(found) if instead is None else instead, found)
+        near = lax.slice_in_dim(self.near, side, side + 1, axis=1)
+        rows = lax.GatherDimensionNumbers((1, 2, 3), (0,), (0,))
+        # No cell is one too many, and taken for the last.
+        found = lax.gather(ends, near, rows, (1, *ends.shape[1:]), mode="clip")
+        absent = lax.broadcast_in_dim(lax.eq(near[:, 0], np.int32(len(near))), found.shape, (0,))
+        return lax.select(absent, lax.full_like(found, 0) if instead is None else instead, found)
 
 
 class Layout(NamedTuple):

@@ -25,18 +25,20 @@ from jaxtyping import Int
 from jaxcomp import coding
 from jaxcomp.base import CorruptStream
 from jaxcomp.coding import Tables
+from jaxcomp.kernels.rans_lax import prefix_sum
 
 from .latent_codec import Design
 from .latent_flags import pack_flags, unpack_flags
 from .latent_frozen import CERTAIN, WIDE_SLICES, Frozen
 from .latent_plane import SIDE_STRIDE, layout
 from .latent_prior import LATENT, OCTAVES, SIDE
-from .latent_rounding import SILENT_ROWS
 from .latent_tiles import count_tiles, padded_shape, tiles
 from .latent_transforms import BLOCK
 from .latent_walk import (
+    LANES,
     Choices,
     coded_modes,
+    in_steps,
     mode_rows,
     outside,
     side_rows,
@@ -47,7 +49,6 @@ from .latent_walk import (
 from .message import read_message
 from .quality import MAX_STEP, MIN_STEP
 
-LANES = 16  # a lane costs about 20 bits
 OVERHEAD_BITS = 8 * (40 + 3 * LANES)  # what a tile takes beside its symbols
 HEAD, TILE_HEAD = struct.Struct("<H"), struct.Struct("<HII")
 
@@ -63,17 +64,15 @@ def _write_tile(design, frozen, step, choices):
     parts = {key: ([nothing], [nothing]) for key in (False, True)}
     for k, symbols, rows in zip(slices, choices.symbols, choices.rows, strict=True):
         into = parts[k < WIDE_SLICES]
-        into[0].append(_whole_steps(symbols, 0, np))
-        into[1].append(_whole_steps(rows, CERTAIN, np))
+        into[0].append(in_steps(symbols, None, 0).ravel())
+        into[1].append(in_steps(rows, None, CERTAIN).ravel())
     pushed = [(frozen.narrow, *parts[False]), (frozen.wide, *parts[True])]
     if choices.modes is not None:
         modes, rows = coded_modes(step, choices)
-        pushed.append(
-            (frozen.modes, [_whole_steps(modes, 0, np)], [_whole_steps(rows, OCTAVES, np)])
-        )
+        pushed.append((frozen.modes, [modes], [rows]))
     if design.side:
-        rows = _whole_steps(side_rows(choices.layout, design.side), design.side, np)
-        pushed.append((frozen.side, [_whole_steps(choices.side, 0, np)], [rows]))
+        rows = side_rows(choices.layout, design.side)
+        pushed.append((frozen.side, [choices.side.ravel()], [rows.ravel()]))
     pushed = [(tables, np.concatenate(x), np.concatenate(y)) for tables, x, y in pushed]
     stream = _pack(pushed)
     # A stack: what is popped first must lie on top, group by group.
@@ -99,15 +98,7 @@ def _write_tile(design, frozen, step, choices):
 def _pack(pushed):
     """The stream of (tables, symbols, rows), one after the other."""
     count = sum(symbols.size for _, symbols, _ in pushed)
-    stream = coding.empty(LANES, count, escape_capacity=count)
-    for each in pushed:
-        stream = coding.push(stream, *each)
-    return stream
-
-
-def _whole_steps(x, rest, xp):
-    """x in one row, filled up to whole steps of all lanes: then a part pops as it was pushed."""
-    return xp.pad(x.ravel(), (0, -x.size % LANES), constant_values=rest)
+    return coding.push_each(coding.empty(LANES, count, escape_capacity=count), pushed)
 
 
 class _Tables(NamedTuple):
@@ -120,45 +111,57 @@ class _Tables(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(design, integers, tables, stream, z, z_rows, step, active, cells):
-    """(latents, modes, whether the stream ended as it must).
+def _begin(design, tables, stream, z, z_rows, step, cells):
+    """(side information, modes, the stream without them)."""
 
-    z: side information, where it is not in the stream; z_rows: the tables of what is.
-    """
-    state, modes = [stream], None
-
-    def pop(table, rows, rest):
-        flat, state[0] = coding.pop(state[0], table, _whole_steps(rows, rest, jnp))
-        return flat[: rows.size].reshape(rows.shape)
+    def pop(stream, table, rows, rest):
+        flat, stream = coding.pop(stream, table, in_steps(rows, None, rest))
+        return flat.ravel()[: rows.size].reshape(rows.shape), stream
 
     if z is None and not design.side:
         z = jnp.zeros(z_rows.shape, jnp.int32)
     elif z is None:
-        z = jnp.clip(pop(tables.side, z_rows, design.side), SIDE.low, SIDE.high)
-    if design.split:
-        places = cells.places[1][0]
-        found = pop(tables.modes, mode_rows(step, places), OCTAVES)
-        modes = jnp.zeros(len(places), jnp.int32).at[places].set(found, mode="drop")
-        modes = modes.reshape(cells.shape(z))
+        z, stream = pop(stream, tables.side, z_rows, design.side)
+        z = jnp.clip(z, SIDE.low, SIDE.high)
+    if not design.split:
+        return z, None, _ends(stream)
+    places = cells.places[1][0]
+    found, stream = pop(stream, tables.modes, mode_rows(step, places), OCTAVES)
+    modes = jnp.zeros(len(places), jnp.int32).at[places].set(found, mode="drop")
+    return z, modes.reshape(cells.shape(z)), _ends(stream)
 
-    def visit(k, places, channels, mean, row):
-        rows = jnp.where(active[channels] & (row >= SILENT_ROWS), row, CERTAIN)
-        # Most steps are of certain symbols alone: only others are taken.
-        each = _whole_steps(rows, CERTAIN, jnp).reshape(-1, LANES)
-        coded = (each != CERTAIN).any(1)
-        rank = jnp.cumsum(coded)
-        order = jnp.zeros(len(each), jnp.int32)
-        order = order.at[jnp.where(coded, rank - 1, len(each))].set(
-            jnp.arange(len(each)), mode="drop"
-        )
-        found, state[0] = coding.pop(
-            state[0], tables[k >= WIDE_SLICES], each[order], count=LANES * rank[-1]
-        )
-        symbols = jnp.where(coded[:, None], found[rank - 1], 0)
-        return symbols.ravel()[: rows.size].reshape(rows.shape)
 
-    latents = walk(design, integers, z, step, modes, cells, visit)
-    return latents, modes, coding.is_finished(state[0])
+@jax.jit
+def _pop(stream, table, rows):
+    """(symbols of rows [steps, LANES], the stream without them); those that are certain are 0."""
+    # Most steps are of certain symbols alone: only others are taken.
+    coded = (rows != CERTAIN).any(1)
+    rank = prefix_sum(coded)
+    order = jnp.zeros(len(rows), jnp.int32)
+    order = order.at[jnp.where(coded, rank - 1, len(rows))].set(jnp.arange(len(rows)), mode="drop")
+    found, stream = coding.pop(stream, table, rows[order].astype(jnp.int32), count=LANES * rank[-1])
+    return jnp.where(coded[:, None], found[rank - 1], 0), _ends(stream)
+
+
+def _ends(stream):
+    """What popping changes of a stream: programs that return its words would copy them."""
+    return {name: getattr(stream, name) for name in ("head", "size", "escape_size")}
+
+
+def _read(design, integers, tables, stream, z, z_rows, step, active, cells):
+    """(latents of each slice, modes, whether the stream ended as it must).
+
+    z: side information, where it is not in the stream; z_rows: the tables of what is.
+    """
+    z, modes, ends = _begin(design, tables, stream, z, z_rows, step, cells)
+
+    def visit(k, number, mean, row):
+        nonlocal ends
+        symbols, ends = _pop(stream._replace(**ends), tables[k >= WIDE_SLICES], row)
+        return symbols
+
+    latents = walk(design, integers, z, step, modes, active, cells, visit)
+    return latents, modes, coding.is_finished(stream._replace(**ends))
 
 
 def read(
@@ -210,15 +213,14 @@ def _read_tile(design, frozen, box, step, flags, side, data):
     room = len(where.cells.places[1][0]) * (sum(design.slices) + 1) + rows.size
     stream = read_message(data, lanes=LANES, words=room, escapes=room)
     tables = _Tables(frozen.wide, frozen.narrow, frozen.modes, frozen.side)
-    integers = frozen.prior_integers
-    latents, modes, finished = _read(
-        design, integers, tables, stream, z, rows, np.int32(step), active, where.cells
-    )
+    given = jax.device_put((stream, z, rows, np.int32(step), active, where.cells))
+    latents, modes, finished = _read(design, frozen.prior_integers, tables, *given)
     if not finished:
         raise CorruptStream(
             "expected the latents to end where an encoder began; the file is damaged, or was "
             "written with other weights"
         )
+    latents = np.concatenate(jax.device_get(latents), -1)
     return where.join(latents), None if modes is None else where.join(modes)
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -16,9 +17,14 @@ from jaxtyping import Array, Float, Int
 from jaxcomp.coding import Tables
 
 from .latent_codec import Design, networks
-from .latent_frozen import WIDE_SLICES, Frozen
+from .latent_frozen import CERTAIN, WIDE_SLICES, Frozen
 from .latent_plane import SIDE_STRIDE, Cells, Layout
-from .latent_prior import LATENT, LEVEL_BITS, OCTAVES, SIDE, level_of, restore
+from .latent_prior import LATENT, LEVEL_BITS, OCTAVES, ROW, SIDE, Known, level_of, restore
+from .latent_rounding import SILENT_ROWS
+
+LANES = 16  # a lane costs about 20 bits
+# Groups are of many sizes, programs that code them of few: shares of the largest.
+SHARES = 1, 4
 
 
 class Choices(NamedTuple):
@@ -67,36 +73,101 @@ def coded_modes(step: int, choices: Choices) -> tuple[np.ndarray, np.ndarray]:
 def walk(
     design: Design,
     integers: Any,
-    z: Array,
-    step: Array,
+    z: Array | np.ndarray,
+    step: Array | np.int32,
     modes: Array | np.ndarray | None,
+    active: Array | np.ndarray,
     cells: Cells,
-    visit: Callable[..., Array],
-) -> Int[Array, "m 4 4 c"]:
-    """The latents of side information and modes; visit codes one group after the other.
+    visit: Callable[[int, int, Array, Array], Array],
+) -> list[Int[Array, "m 4 4 n"]]:
+    """The latents of each slice, by side information and modes; visit codes group after group.
 
-    visit(k, places, channels, mean, row) -> symbols; all three [places, channels]. Where there is
-    no block, row is 0.
+    visit(k, number, mean, row) -> symbols, of pass `number` over slice k. mean: [places, channels];
+    row and symbols: [steps, LANES], the same positions in order, in one of few sizes. row is
+    CERTAIN where nothing is coded: in channels that are not active, where 0 is nearly certain, and
+    beyond the group.
     """
-    module = networks(design).prior
-    prior = functools.partial(module.apply, integers, plane=cells)
+    module, latents, group, symbols = networks(design).prior, [], None, None
+    for k in range(len(design.slices)):
+        for number in range(module.passes_of(k)):
+            group, before = _group(
+                design, k, number, integers, z, step, modes, active, cells, group, symbols
+            )
+            latents += [before] if k and not number else []
+            symbols = visit(k, number, group.mean, group.row)
+    return [*latents, _placed(design, k, number, group, symbols, cells)]
+
+
+class _Group(NamedTuple):
+    """What is known at a group, and what that says of it."""
+
+    known: Known
+    part: Array  # LATENT [m, 4, 4, n], of its slice
+    mean: Array  # LATENT [places, n]
+    row: Array  # ROW [steps, LANES]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _group(design, k, number, integers, z, step, modes, active, cells, before, symbols):
+    """(pass `number` over slice k, the latents of the slice that the group before has ended).
+
+    One program for each: encoders and decoders share them.
+    """
+    module, size = networks(design).prior, design.slices[k]
     z = z.astype(SIDE.dtype)
-    known, decoded, start = prior(z, level_of(step)[None], modes, method="begin"), [], 0
-    for k, size in enumerate(design.slices):
-        channels, passes = slice(start, start + size), module.passes_of(k)
-        part = jnp.zeros((*known.features.shape[:3], size), LATENT.dtype)
-        for number in range(passes):
-            group = prior(k, number, known, part, z, method="group")
-            places = cells.places[passes][number]
-            mean, row = (jnp.take(x.reshape(-1, size), places, axis=0, mode="clip") for x in group)
-            row = jnp.where((places < len(part) * SIDE_STRIDE**2)[:, None], row, 0)
-            symbols = visit(k, places, channels, mean, row.astype(jnp.int32))
-            found = part.reshape(-1, size).at[places].set(restore(symbols, mean), mode="drop")
-            part = found.reshape(part.shape)
-        known = prior(k, known, part, method="go_on")
-        decoded.append(part)
-        start += size
-    return jnp.concatenate(decoded, -1)
+    if before is not None:
+        passes = module.passes_of(k - 1)
+        last = (k, number - 1) if number else (k - 1, passes - 1)
+        part = _place(design, *last, before, symbols, cells)
+
+    def follow(prior):
+        if before is None:
+            known = prior.begin(z, level_of(step)[None], modes, cells)
+        else:
+            known = before.known if number else prior.go_on(k - 1, before.known, part, cells)
+        here = part if number else jnp.zeros((*known.features.shape[:3], size), LATENT.dtype)
+        return known, here, prior.group(k, number, known, here, z, cells)
+
+    known, here, found = module.apply(integers, method=follow)
+    places = cells.places[module.passes_of(k)][number]
+    mean, row = (jnp.take(x.reshape(-1, size), places, axis=0, mode="clip") for x in found)
+    start = sum(design.slices[:k])
+    coded = (places < here.size // size)[:, None] & active[start : start + size]
+    row = jnp.where(coded & (row >= SILENT_ROWS), row, ROW.dtype(CERTAIN))
+    steps = steps_of(design, cells, k, number)
+    group = _Group(known, here, mean, in_steps(row, steps, CERTAIN))
+    return group, None if before is None else part
+
+
+def _place(design, k, number, group, symbols, cells):
+    """The part of a group, and its own latents where they belong."""
+    places = cells.places[networks(design).prior.passes_of(k)][number]
+    shape = len(places), design.slices[k]
+    symbols = symbols.ravel()[: math.prod(shape)].reshape(shape)
+    part = group.part.reshape(-1, shape[1])
+    part = part.at[places].set(restore(symbols, group.mean), mode="drop")
+    return part.reshape(group.part.shape)
+
+
+_placed = functools.partial(jax.jit, static_argnums=(0, 1, 2))(_place)
+
+
+def steps_of(design: Design, cells: Cells, k: int, number: int) -> int:
+    """Steps that pass `number` over slice k is given: of the most that one takes, a share."""
+    passes = networks(design).prior.passes_of
+
+    def needed(k, number):
+        return -(-len(cells.places[passes(k)][number]) * design.slices[k] // LANES)
+
+    most = max(needed(i, n) for i in range(len(design.slices)) for n in range(passes(i)))
+    return min(n for n in (-(-most // share) for share in SHARES) if n >= needed(k, number))
+
+
+def in_steps(x: Any, steps: int | None, fill: int) -> Any:
+    """x in rows of all lanes, so many of them or as many as it needs; then `fill`."""
+    xp = np if isinstance(x, np.ndarray) else jnp
+    more = -x.size % LANES if steps is None else steps * LANES - x.size
+    return xp.pad(x.ravel(), (0, more), constant_values=fill).reshape(-1, LANES)
 
 
 def ideal_bits(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxcomp.coding.rans import encode as encode
     from jaxcomp.coding.rans import pop as pop
     from jaxcomp.coding.rans import push as push
+    from jaxcomp.coding.rans import push_each as push_each
     from jaxcomp.coding.stream import Stream as Stream
     from jaxcomp.coding.stream import choose_lanes as choose_lanes
     from jaxcomp.coding.stream import empty as empty
@@ -33,7 +34,7 @@ load_on_use(
         "bits_back": (),
         "container": (),
         "range_coder": (),
-        "rans": ("decode", "encode", "pop", "push"),
+        "rans": ("decode", "encode", "pop", "push", "push_each"),
         "run_length": (),
         "run_length_string": (),
         "stream": ("Stream", "choose_lanes", "empty", "from_bytes", "is_finished", "to_bytes"),

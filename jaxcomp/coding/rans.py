@@ -13,6 +13,7 @@ and the same bytes, with lanes chosen from the message, and every core at work.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ from jaxcomp.coding.stream import (
 )
 from jaxcomp.coding.tables import Tables
 from jaxcomp.kernels import rans_decode, rans_encode
+from jaxcomp.kernels.rans_lax import prefix_sum
 
 Integers = Int[Array | np.ndarray, "..."]
 Symbols = Int32[Array | np.ndarray, "..."]
@@ -104,8 +106,17 @@ def push(
 
     The capacities of the stream are fixed: what does not fit sets `overflow`.
     """
-    symbols, index = _check(tables, symbols, index)
-    return _push(stream, tables, symbols, index)
+    return push_each(stream, [(tables, symbols, index)])
+
+
+def push_each(stream: Stream, parts: Sequence[tuple[Tables, Integers, Integers | None]]) -> Stream:
+    """What push makes of (tables, symbols, index) one after the other, in one pass.
+
+    Raises JaxcompError for tables of several precisions.
+    """
+    if len(found := {tables.precision for tables, *_ in parts}) != 1:
+        raise JaxcompError(f"expected tables of one precision, got {sorted(found)}")
+    return _push(stream, [(tables, *_check(tables, *message)) for tables, *message in parts])
 
 
 def pop(
@@ -132,35 +143,42 @@ def pop(
 def _encode(tables, symbols, index, lanes, capacity):
     groups, per_group = split_lanes(lanes)
     head = jnp.full((groups, per_group), INITIAL_HEAD, jnp.uint32)
-    return _code(tables, symbols, index, head, capacity)
+    return _code([(tables, symbols, index)], head, capacity)
 
 
 @jax.jit
-def _push(stream, tables, symbols, index):
-    new = _code(tables, symbols, index, stream.head, None)
+def _push(stream, parts):
+    new = _code(parts, stream.head, None)
     size, escape_size = stream.size + new.size, stream.escape_size + new.escape_size
     overflow = stream.overflow | new.overflow | (size > stream.words.shape[1]).any()
     words = jax.vmap(_append)(stream.words, stream.size, new.words, new.size)
     escapes = stream.escapes
-    if tables.escape:
+    if any(tables.escape for tables, *_ in parts):
         overflow |= escape_size > escapes.shape[0]
         escapes = _append(escapes, stream.escape_size, new.escapes, new.escape_size)
     return Stream(new.head, words, size, escapes, escape_size, overflow)
 
 
-def _code(tables, symbols, index, head, capacity):
+def _code(parts, head, capacity):
     """The words that pushing symbols onto these heads emits, by themselves."""
     groups, lanes = head.shape
-    entries, outside, bad = intervals(tables, symbols, index)
-    no_operation = jnp.uint32(((1 << tables.precision) - 1) << 16)
-    plane = lay_out(entries.reshape(-1), groups, lanes, fill=no_operation)
+    precision = parts[0][0].precision
+    no_operation = jnp.uint32(((1 << precision) - 1) << 16)
+    planes, bad, codes = [], jnp.zeros((), bool), []
+    for tables, symbols, index in parts:
+        entries, outside, wrong = intervals(tables, symbols, index)
+        planes.append(lay_out(entries.reshape(-1), groups, lanes, fill=no_operation))
+        bad |= wrong.any()
+        if tables.escape:
+            codes.append((escape_code(tables, symbols, index).reshape(-1), outside.reshape(-1)))
+    # Steps are visited from the last on: what is pushed first comes last.
+    plane = jnp.concatenate(planes[::-1], 1)
     capacity = plane.shape[1] * lanes if capacity is None else capacity
-    head, words, size = rans_encode.run(head, plane, capacity, precision=tables.precision)
+    head, words, size = rans_encode.run(head, plane, capacity, precision=precision)
     escapes, escape_size = jnp.zeros(0, jnp.uint32), jnp.zeros((), jnp.int32)
-    if tables.escape:
-        code = escape_code(tables, symbols, index)
-        escapes, escape_size = _compact(code.reshape(-1), outside.reshape(-1))
-    return Stream(head, words, size, escapes, escape_size, bad.any() | (size > capacity).any())
+    if codes:
+        escapes, escape_size = _compact(*map(jnp.concatenate, zip(*codes, strict=True)))
+    return Stream(head, words, size, escapes, escape_size, bad | (size > capacity).any())
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -194,7 +212,7 @@ def _pop(stream, tables, index, shape, used=None):
 
 def _with_escapes(symbols, outside, start, stream, tables, offset):
     """symbols, and in place of those outside the tables what the escapes from `start` on say."""
-    rank = jnp.cumsum(outside.reshape(-1), dtype=jnp.int32).reshape(outside.shape) - 1
+    rank = prefix_sum(outside.reshape(-1)).reshape(outside.shape) - 1
     code = jnp.asarray(stream.escapes).at[jnp.maximum(start + rank, 0)].get(mode="clip")
     return jnp.where(outside, offset + escape_distance(tables, code), symbols)
 
@@ -212,7 +230,7 @@ def _append(buffer, size, new, count):
 
 def _compact(values, mask):
     """(the values where mask holds, in order, zeros behind; how many)."""
-    rank = jnp.cumsum(mask, dtype=jnp.int32)
+    rank = prefix_sum(mask)
     place = jnp.where(mask, rank - 1, values.shape[0])
     count = rank[-1] if values.shape[0] else jnp.zeros((), jnp.int32)
     return jnp.zeros_like(values).at[place].set(values, mode="drop"), count

@@ -81,7 +81,7 @@ def reference(
     # Steps and lanes are both visited downwards: the stack is the flattened plane, reversed.
     groups = head.shape[0]
     word, emit = (jnp.flip(x.reshape(groups, -1), 1) for x in (word, emit))
-    count = jnp.cumsum(emit, axis=1, dtype=jnp.int32)
+    count = rans_lax.prefix_sum(emit)
     place = jnp.where(emit, count - 1, capacity)
     empty = jnp.zeros_like(word, shape=(groups, capacity))
     words = jax.vmap(lambda w, i, v: w.at[i].set(v, mode="drop"))(empty, place, word)

@@ -9,8 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int32, UInt16, UInt32
+
+WORD = 32  # bits of a word of flags
+# A turn of a loop takes XLA's runtime as long as three kernels of 16 lanes: few lanes take several
+# steps in one. Many lanes or few steps would only compile longer.
+FEW_LANES, MANY_STEPS, STEPS_PER_TURN = 64, 1024, 4
 
 
 def encode(
@@ -139,29 +145,51 @@ def decode(
         carry, symbol = pop(carry, (t, table))
         return carry, lax.dynamic_update_index_in_dim(symbols, symbol, t, 0)
 
-    # Steps without a valid position cost nothing.
+    def turn(i, state):
+        for k in range(many):
+            state = step(i * many + k, state)
+        return state
+
+    # Steps without a valid position cost nothing, but for those that fill a turn: they change no
+    # state, and what they write lies behind the rest.
+    often = groups * lanes <= FEW_LANES and steps >= MANY_STEPS
+    many = STEPS_PER_TURN if often else 1
     used = jnp.minimum((count.max() + lanes - 1) // lanes, steps)
     # Zeros that are as distributed over devices as states are.
-    symbols = jnp.broadcast_to((head & 0).astype(narrow), (steps, groups, lanes))
-    (head, size), symbols = lax.fori_loop(0, used, step, ((head, size), symbols))
-    symbols = symbols.swapaxes(0, 1).astype(jnp.int32)
+    symbols = jnp.broadcast_to((head & 0).astype(narrow), (steps + many - 1, groups, lanes))
+    turns = (used + many - 1) // many
+    (head, size), symbols = lax.fori_loop(0, turns, turn, ((head, size), symbols))
+    symbols = symbols[:steps].swapaxes(0, 1).astype(jnp.int32)
     valid = jnp.arange(steps * lanes).reshape(steps, lanes) < count[:, None, None]
     return jnp.where(valid, symbols, 0), head, size
 
 
-def prefix_sum(flags: Bool[Array, "groups lanes"]) -> Int32[Array, "groups lanes"]:
-    """Inclusive sums along lanes.
+def prefix_sum(flags: Bool[Array, "*batch n"]) -> Int32[Array, "*batch n"]:
+    """Inclusive sums along the last axis: how many flags are set up to each position.
 
-    A multiplication by 0x01010101 sums the four bytes of a word, and a small int8 matrix product
-    sums the words: 10 times as fast on a CPU as a cumulative sum.
+    Flags are bits of words, and a word counts its own by population count. On a CPU this runs twice
+    as fast as a cumulative sum of many flags, and compiles in a fifth of the time.
     """
-    groups, lanes = flags.shape
-    if lanes % 4:
-        return jnp.cumsum(flags, axis=1, dtype=jnp.int32)
-    quads = lax.bitcast_convert_type(flags.astype(jnp.uint8).reshape(groups, -1, 4), jnp.uint32)
-    sums = quads * jnp.uint32(0x01010101)
-    before = jnp.triu(jnp.ones((lanes // 4, lanes // 4), jnp.int8), 1)
-    totals = (sums >> 24).astype(jnp.int8)
-    offset = lax.dot(totals, before, preferred_element_type=jnp.int32)
-    inside = lax.bitcast_convert_type(sums, jnp.uint8).astype(jnp.int32)
-    return (inside + offset[:, :, None]).reshape(groups, lanes)
+    *batch, count = flags.shape
+    size = min(WORD, 1 << max(count - 1, 0).bit_length())
+    padded = jnp.pad(flags, [(0, 0)] * len(batch) + [(0, -count % size)])
+    bit = np.arange(size, dtype=np.uint32)
+    bits = padded.reshape(*batch, -1, size).astype(jnp.uint32) << bit
+    words = bits.sum(-1, keepdims=True, dtype=jnp.uint32)
+    below = jnp.asarray((np.uint32(2) << bit) - np.uint32(1))  # of 31, all bits: 2**32 wraps to 0
+    sums = lax.population_count(words & below).astype(jnp.int32)
+    if count > size:
+        sums += _before(sums[..., -1])[..., None]
+    return sums.reshape(*batch, -1)[..., :count]
+
+
+def _before(sums: Int32[Array, "*batch n"]) -> Int32[Array, "*batch n"]:
+    """The sum of all that come before each."""
+    *batch, count = sums.shape
+    size = min(WORD, count)
+    rows = jnp.pad(sums, [(0, 0)] * len(batch) + [(0, -count % size)])
+    rows = rows.reshape(*batch, -1, size)
+    inside = (rows[..., None, :] * np.tri(size, k=-1, dtype=np.int32)).sum(-1)
+    if count > size:
+        inside += _before(rows.sum(-1))[..., None]
+    return inside.reshape(*batch, -1)[..., :count]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int, Int32, Num
 
 from jaxcomp.base import JaxcompError
@@ -109,15 +110,24 @@ def saturate(
     x: Int[Array | np.ndarray, "*shape"], grid: FixedPoint, low: int | None = None
 ) -> Int[Array, "*shape"]:
     """Integers clipped to the grid (from `low` up, if given), in the grid's dtype."""
-    return jnp.clip(x, grid.low if low is None else low, grid.high).astype(grid.dtype)
+    # Plain lax, and only what changes something: networks of hundreds of these are traced at start.
+    held = np.iinfo(x.dtype)
+    low, high = grid.low if low is None else low, grid.high
+    if low > held.min or high < held.max:
+        limits = (np.array(n, x.dtype) for n in (max(low, held.min), min(high, held.max)))
+        x = lax.clamp(next(limits), x, next(limits))
+    return lax.convert_element_type(x, grid.dtype)
 
 
 def shift_round(
     x: Int32[Array | np.ndarray, "*shape"], shift: Int32[Array, " features"] | int
 ) -> Int32[Array, "*shape"]:
     """floor(x / 2**shift + 1/2) in int32, for shift >= 0 and |x| + 2**shift / 2 < 2**31."""
-    half = jnp.left_shift(jnp.int32(1), shift) >> 1
-    return jnp.right_shift(x + half, shift)
+    shift = jnp.asarray(shift, jnp.int32)
+    half = lax.shift_right_arithmetic(lax.shift_left(jnp.ones_like(shift), shift), np.int32(1))
+    last = tuple(range(x.ndim - shift.ndim, x.ndim))
+    half, shift = (lax.broadcast_in_dim(n, x.shape, last) for n in (half, shift))
+    return lax.shift_right_arithmetic(lax.add(x, half), shift)
 
 
 def rescale(
@@ -130,7 +140,7 @@ def rescale(
     if not is_integer(x):
         return fake_quantise(fake_quantise(x, source), target)
     up = target.fraction - source.fraction
-    x = saturate(x, source).astype(jnp.int32)
+    x = lax.convert_element_type(saturate(x, source), jnp.int32)
     if up <= 0:
         # From 24 bits at most, a shift of 31 gives 0 or -1 + 1/2 -> 0 as a longer one would.
         return saturate(shift_round(x, min(-up, 30)), target)
@@ -147,7 +157,8 @@ def add(
         raise JaxcompError(f"expected two arrays of one kind, got {x.dtype} and {y.dtype}")
     if not is_integer(x):
         return fake_quantise(x + y, grid)
-    return saturate(x.astype(jnp.int32) + y.astype(jnp.int32), grid)
+    x, y = (lax.convert_element_type(part, jnp.int32) for part in (x, y))
+    return saturate(x + y, grid)
 
 
 def is_integer(x: Array | np.ndarray) -> bool:

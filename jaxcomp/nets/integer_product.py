@@ -79,17 +79,18 @@ def digits(x: Int[Array | np.ndarray, "*shape"]) -> list[Int8[Array, "*shape"]]:
         return [jnp.asarray(x)]
     if x.dtype != jnp.int16:
         raise JaxcompError(f"expected int8 or int16, got {x.dtype}; saturate it to 16 bits")
-    wide = jnp.clip(x.astype(jnp.int32), -TWO_DIGITS, TWO_DIGITS)
+    wide = lax.convert_element_type(x, jnp.int32)
+    wide = lax.clamp(np.int32(-TWO_DIGITS), wide, np.int32(TWO_DIGITS))
     high = (wide + 128) >> 8
-    return [high.astype(jnp.int8), (wide - (high << 8)).astype(jnp.int8)]
+    return [lax.convert_element_type(n, jnp.int8) for n in (high, wide - (high << 8))]
 
 
 def _ungrouped(x, w, mask, padding):
     """All pairs of digits by one int8 convolution: digits of x in the batch, of w in features."""
     parts_x, parts_w = digits(x), digits(w)
     y = _convolve_int8(
-        jnp.concatenate(parts_x) if len(parts_x) > 1 else x,
-        jnp.concatenate(parts_w, axis=3) if len(parts_w) > 1 else w,
+        lax.concatenate(parts_x, 0) if len(parts_x) > 1 else x,
+        lax.concatenate(parts_w, 3) if len(parts_w) > 1 else w,
         mask,
         padding,
     )
@@ -134,6 +135,8 @@ def patches_and_dot(
     """The pixels under each used tap side by side, and one int8 dot."""
     taps = _taps(w, mask)
     patches = jnp.concatenate(list(_shifted(x, w, taps, padding or _padding(w))), axis=3)
+    if mask is None:
+        return _dot_int8(patches, w.reshape(-1, w.shape[3]))
     return _dot_int8(patches, jnp.concatenate([w[tap] for tap in taps]))
 
 
@@ -160,10 +163,11 @@ def _taps(w, mask):
 
 def _shifted(x, w, taps, padding):
     """For each tap, the image as that tap sees it."""
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0))) if np.any(padding) else x
     rows, columns = padded.shape[1] - w.shape[0] + 1, padded.shape[2] - w.shape[1] + 1
     for i, j in taps:
-        yield padded[:, i : i + rows, j : j + columns]
+        start, end = (0, i, j, 0), (len(x), i + rows, j + columns, x.shape[3])
+        yield lax.slice(padded, start, end)
 
 
 def _padding(w: Array | np.ndarray) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ def workplace(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("dct", "learned", "toy"):
         monkeypatch.setitem(files.CODECS, name, Home("tests.toy_codec", "toy", None))
-    monkeypatch.setattr("jaxcomp.cli.common.start_jax", lambda: None)
+    monkeypatch.setattr("jaxcomp.cli.common.start_jax", lambda **_: None)
     for cached in (files.find, files._shipped_hash):
         cached.cache_clear()
     yield tmp_path

@@ -33,6 +33,14 @@ def test_a_folder_somebody_chose_is_left_alone(process, tmp_path):
     assert status == 0 and out == f"{tmp_path}\n"
 
 
+@pytest.mark.parametrize("given", ["", "--xla_cpu_use_fusion_emitters=true"])
+def test_programs_compile_fast_unless_somebody_chose(process, given):
+    code = START + "import os; print(jax.jit(lambda x: x + 1)(1), os.environ['XLA_FLAGS'])"
+    status, out, err = process(code=f"import os; os.environ['XLA_FLAGS'] = {given!r}\n{code}")
+    assert status == 0, err
+    assert out.endswith(f"2 {given or common.COMPILE_FAST}\n")
+
+
 def test_table_aligns_words_left_and_numbers_right():
     assert common.table(["name", "n"], [["a", "10"], ["longer", "5"]]).split("\n") == [
         "name     n",

@@ -19,7 +19,7 @@ SMALL = latent_coding.latent_codec(Design("mean_scale", (24,), side=8, width=16)
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "find", lambda name: SMALL)
-    monkeypatch.setattr("jaxcomp.cli.common.start_jax", lambda: None)
+    monkeypatch.setattr("jaxcomp.cli.common.start_jax", lambda **_: None)
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     Path("photos").mkdir()

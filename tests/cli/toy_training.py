@@ -46,7 +46,7 @@ def patch(setattr):
     setattr("jaxcomp.codecs.files.find", lambda name: codec)
     setattr("jaxcomp.codecs.latent_calibration.calibrate", lambda codec, params, photos: params)
     setattr("jaxcomp.codecs.weights.save_weights", save)
-    setattr("jaxcomp.cli.common.start_jax", lambda: None)
+    setattr("jaxcomp.cli.common.start_jax", lambda **_: None)
 
 
 def weights(run):

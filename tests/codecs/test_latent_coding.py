@@ -144,14 +144,24 @@ def test_groups_of_any_size_and_escapes_in_each_come_back():
 
 
 def test_few_programs_for_many_sizes(frozen):
-    programs = coding._analyse, coding._choose, coding._paint, latent_stream._pack
-    programs = *programs, latent_stream._read
+    programs = coding._analyse, coding._decide, coding._paint, latent_stream._pack
+    programs = *programs, latent_stream._begin, latent_stream._pop, latent_walk._group
     CODEC.decode(frozen, CODEC.encode(frozen, photo(64, 64), quality=50))
     before = [program._cache_size() for program in programs]
     for shape in ((1, 1), (64, 70), (130, 200), (256, 256), (20, 1024)):
         payload = CODEC.encode(frozen, photo(*shape), quality=50)
         assert CODEC.decode(frozen, payload).shape == (*shape, 3)
     assert [program._cache_size() for program in programs] == before
+
+
+def test_encoders_and_decoders_share_the_programs_of_groups():
+    design = DESIGN._replace(width=8)
+    codec, before = coding.latent_codec(design), latent_walk._group._cache_size()
+    params = freeze(design, codec.init(jax.random.key(0)))
+    payload = codec.encode(params, photo(64, 64), quality=50)
+    assert latent_walk._group._cache_size() == before + 4  # passes over both slices
+    codec.decode(params, payload)
+    assert latent_walk._group._cache_size() == before + 4
 
 
 def test_damage_is_named(frozen):

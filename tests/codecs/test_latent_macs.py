@@ -49,11 +49,12 @@ def test_what_is_counted_is_what_decoding_runs(design):
     cells = layout(16, 16).cells
 
     def read(z, step, modes):
-        def visit(k, places, channels, mean, row):
+        def visit(k, number, mean, row):
             groups.append(k)
-            return jnp.zeros_like(mean, jnp.int32)
+            return jnp.zeros(row.shape, jnp.int32)
 
-        return walk(design, {}, z, step, modes, cells, visit)
+        active = np.ones(sum(design.slices), bool)
+        return walk(design, {}, z, step, modes, active, cells, visit)
 
     def paint(latents, step, modes):
         gains = np.ones((145, 64), np.int32)

@@ -1,11 +1,13 @@
 """What each group is coded with. That encoders and decoders walk alike: test_latent_coding."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp import coding, entropy
 from jaxcomp.codecs import latent_walk
 from jaxcomp.codecs.latent_codec import Design
+from jaxcomp.codecs.latent_plane import layout
 from jaxcomp.codecs.latent_prior import OCTAVES
 from jaxcomp.coding.tables import with_certain
 
@@ -15,6 +17,23 @@ RNG = np.random.default_rng(0)
 def test_groups_are_slices_times_passes():
     design = Design("channel_conditional", (3, 9, 20, 32), passes=(3, 2))
     assert latent_walk.slices_of_groups(design) == [0, 0, 0, 1, 1, 2, 3]
+
+
+def test_groups_take_steps_of_few_sizes():
+    design = Design("channel_conditional", (3, 9, 20, 32, 320), passes=(3, 2))
+    cells = layout(32, 48).cells
+    found = [
+        latent_walk.steps_of(design, cells, k, number)
+        for k, passes in enumerate((3, 2, 1, 1, 1))
+        for number in range(passes)
+    ]
+    most = 16 * 96 * 320 // 16
+    assert found == [most // 4] * 7 + [most]
+    x = np.arange(40, dtype=np.int32).reshape(4, 10)
+    steps = latent_walk.in_steps(x, 5, -1)
+    assert steps.shape == (5, 16) and (steps.ravel()[:40] == x.ravel()).all()
+    assert (steps.ravel()[40:] == -1).all()
+    np.testing.assert_array_equal(latent_walk.in_steps(jnp.asarray(x), None, -1), steps[:3])
 
 
 def test_tables_of_modes_are_octaves_of_the_step():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from jax.sharding import PartitionSpec
 
 import jaxcomp as jc
+from jaxcomp.base import JaxcompError
 from jaxcomp.coding import (
     Stream,
     build_tables,
@@ -20,6 +21,7 @@ from jaxcomp.coding import (
     is_finished,
     pop,
     push,
+    push_each,
     to_bytes,
 )
 from tests.checks import DRAWN, WORST, check_rate, check_round_trip
@@ -239,6 +241,26 @@ def test_a_full_stack_overflows_and_an_empty_one_goes_below_zero():
     assert stream.overflow and not is_finished(stream)
     _, below = pop(empty(4, 6), tables, shape=(64,))
     assert (below.size < 0).all() and not is_finished(below)
+
+
+@pytest.mark.parametrize("lanes", [4, 512])
+def test_pushed_together_is_pushed_one_after_the_other(lanes):
+    rng = np.random.default_rng(lanes)
+    start = empty(lanes, 5000, escape_capacity=900)
+    parts, one_by_one = [], start
+    for escape, count, rows in ((True, 333, 3), (False, 1000, 5), (True, 17, 1)):
+        tables = build_tables(rng.dirichlet(np.ones(9), rows), escape=escape)
+        index = rng.integers(0, rows, count).astype(np.int32)
+        symbols = rng.integers(0, 8, count).astype(np.int32)
+        symbols[::5] += 40 * escape
+        parts.append((tables, symbols, index))
+        one_by_one = push(one_by_one, *parts[-1])
+    assert int(one_by_one.escape_size) == 67 + 4
+    for a, b in zip(push_each(start, parts), one_by_one, strict=True):
+        np.testing.assert_array_equal(a, b)
+    coarse = build_tables(np.ones((1, 2)), precision=12)
+    with pytest.raises(JaxcompError, match=r"one precision, got \[12, 16\]"):
+        push_each(start, [*parts, (coarse, symbols, index)])
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 160])

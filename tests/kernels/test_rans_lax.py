@@ -31,7 +31,7 @@ def test_it_is_rans_in_integers(shape):
     np.testing.assert_array_equal(left, 0)
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 4, 32, 128])
+@pytest.mark.parametrize("lanes", [1, 2, 3, 16, 32, 33, 128, 5000])
 def test_prefix_sum_counts_flags(lanes):
     flags = np.random.default_rng(0).random((5, lanes)) < 0.7
     got = rans_lax.prefix_sum(jnp.asarray(flags))
