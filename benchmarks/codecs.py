@@ -8,12 +8,14 @@ and "high" are the halves of the shared range of PSNR.
 """
 
 import argparse
+import contextlib
 import datetime
 import io
 import json
 import platform
 import statistics
 import time
+import unittest.mock
 from pathlib import Path
 
 import jax
@@ -108,6 +110,51 @@ def mean_halves(anchor: dict, found: dict) -> list[float]:
     return np.mean([halves(anchor[name], curve) for name, curve in found.items()], 0).tolist()
 
 
+def rates_at_equal_psnr(anchor: dict, found: dict) -> dict[int, float | None]:
+    """How much larger files are than anchor's of the same PSNR, in percent, by quality.
+
+    Means over photos; None where no photo's PSNR is one that anchor reaches.
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    excess = []
+    for photo, curve in found.items():
+        order = np.argsort(anchor[photo][:, 1])
+        rate, psnr = anchor[photo][order].T
+        same = np.exp(PchipInterpolator(psnr, np.log(rate), extrapolate=False)(curve[:, 1]))
+        excess.append(100 * (curve[:, 0] / same - 1))
+    columns = zip(QUALITIES, np.transpose(excess), strict=True)
+    return {q: None if np.isnan(x).all() else float(np.nanmean(x)) for q, x in columns}
+
+
+def entropy_share(image: np.ndarray, quality: int, repeats: int = 7) -> float:
+    """Which part of decoding by the learned codec goes into popping symbols; medians."""
+    from jaxcomp.codecs import latent_stream
+
+    data = save(jaxcomp.codecs.learned(), image, quality=quality)
+    shares, spent, programs = [], [0.0], ("_begin", "_pop")
+
+    def timed(program):
+        def run(*arguments):
+            jax.block_until_ready(arguments[1:])
+            started = time.perf_counter()
+            found = jax.block_until_ready(program(*arguments))
+            spent[0] += time.perf_counter() - started
+            return found
+
+        return run
+
+    with contextlib.ExitStack() as stack:
+        for name in programs:
+            program = timed(getattr(latent_stream, name))
+            stack.enter_context(unittest.mock.patch.object(latent_stream, name, program))
+        for _ in range(repeats):
+            spent[0], started = 0.0, time.perf_counter()
+            load(data)
+            shares.append(spent[0] / (time.perf_counter() - started))
+    return statistics.median(shares)
+
+
 def tabulate(name: str, rows: dict, images: dict) -> list[dict]:
     """Means over photos at each quality; medians of times."""
     print(f"\n{name}: quality   bpp    PSNR  JPEG's PSNR  encode ms  decode ms")
@@ -149,7 +196,14 @@ def main() -> None:
         print(f"{name:14}" + "".join(f"{v:8.1f}" for v in value))
     against = mean_halves(*(_points(curves[name]) for name in ("dct", "learned")))
     print("learned / dct " + "".join(f"{v:8.1f}" for v in against))
+    equal = rates_at_equal_psnr(*(_points(curves[name]) for name in ("dct", "learned")))
+    shown = (f"{q}: {v:.1f}" for q, v in equal.items() if v is not None)
+    print("learned / dct at equal PSNR, by quality:", *shown, sep="  ")
     tables = {name: tabulate(name, found, images) for name, found in curves.items()}
+    photo = next(iter(images.values()))
+    shares = {quality: entropy_share(photo, quality) for quality in REPORTED}
+    print("\nentropy coding in decoding (learned), % of time by quality:")
+    print(*(f"{quality}: {100 * share:.0f}" for quality, share in shares.items()), sep="  ")
     if arguments.out:
         result = {
             "method": "file bytes of jaxcomp.codecs.save; RGB PSNR over all pixels; BD-rate by "
@@ -165,6 +219,8 @@ def main() -> None:
             },
             "bd_rate_percent (all, low, high)": rates,
             "bd_rate_percent of learned against dct (all, low, high)": against,
+            "rate of learned against dct at equal PSNR, percent by quality": equal,
+            "entropy coding in decoding (learned), share of time by quality": shares,
             "tables": tables,
             "curves": curves,
         }

@@ -143,6 +143,9 @@ def _pop(stream, table, rows):
     return jnp.where(coded[:, None], found[rank - 1], 0), _ends(stream)
 
 
+_is_finished = jax.jit(coding.is_finished)
+
+
 def _ends(stream):
     """What popping changes of a stream: programs that return its words would copy them."""
     return {name: getattr(stream, name) for name in ("head", "size", "escape_size")}
@@ -161,7 +164,7 @@ def _read(design, integers, tables, stream, z, z_rows, step, active, cells):
         return symbols
 
     latents = walk(design, integers, z, step, modes, active, cells, visit)
-    return latents, modes, coding.is_finished(stream._replace(**ends))
+    return latents, modes, _is_finished(stream._replace(**ends))
 
 
 def read(

@@ -58,6 +58,7 @@ def side_rows(layout: Layout, side: int) -> Int[np.ndarray, "m 1 1 side"]:
     return np.where(exists[:, None, None, None], rows, np.int32(side))
 
 
+@jax.jit
 def mode_rows(step: Any, places: Any) -> Any:
     """The table of modes, by octave of the step in 1/16, for each block in places."""
     octave = level_of(jnp.int32(step)) >> LEVEL_BITS
