@@ -111,18 +111,18 @@ def mean_halves(anchor: dict, found: dict) -> list[float]:
 
 
 def rates_at_equal_psnr(anchor: dict, found: dict) -> dict[int, float | None]:
-    """How much larger files are than anchor's of the same PSNR, in percent, by quality.
+    """How much larger files are than anchor's of the same PSNR, in percent, by anchor's quality.
 
-    Means over photos; None where no photo's PSNR is one that anchor reaches.
+    Means over photos; None where no photo's PSNR is one that was found.
     """
     from scipy.interpolate import PchipInterpolator
 
     excess = []
-    for photo, curve in found.items():
-        order = np.argsort(anchor[photo][:, 1])
-        rate, psnr = anchor[photo][order].T
+    for photo, curve in anchor.items():
+        order = np.argsort(found[photo][:, 1])
+        rate, psnr = found[photo][order].T
         same = np.exp(PchipInterpolator(psnr, np.log(rate), extrapolate=False)(curve[:, 1]))
-        excess.append(100 * (curve[:, 0] / same - 1))
+        excess.append(100 * (same / curve[:, 0] - 1))
     columns = zip(QUALITIES, np.transpose(excess), strict=True)
     return {q: None if np.isnan(x).all() else float(np.nanmean(x)) for q, x in columns}
 
@@ -198,7 +198,7 @@ def main() -> None:
     print("learned / dct " + "".join(f"{v:8.1f}" for v in against))
     equal = rates_at_equal_psnr(*(_points(curves[name]) for name in ("dct", "learned")))
     shown = (f"{q}: {v:.1f}" for q, v in equal.items() if v is not None)
-    print("learned / dct at equal PSNR, by quality:", *shown, sep="  ")
+    print("learned / dct at equal PSNR, by quality of dct:", *shown, sep="  ")
     tables = {name: tabulate(name, found, images) for name, found in curves.items()}
     photo = next(iter(images.values()))
     shares = {quality: entropy_share(photo, quality) for quality in REPORTED}
@@ -219,7 +219,7 @@ def main() -> None:
             },
             "bd_rate_percent (all, low, high)": rates,
             "bd_rate_percent of learned against dct (all, low, high)": against,
-            "rate of learned against dct at equal PSNR, percent by quality": equal,
+            "rate of learned against dct at equal PSNR, percent by quality of dct": equal,
             "entropy coding in decoding (learned), share of time by quality": shares,
             "tables": tables,
             "curves": curves,

@@ -29,7 +29,7 @@ SETTINGS = {
     "four images at once": (4, "", {}),
     "eight images on eight devices": (8, "--xla_force_host_platform_device_count=8", {}),
     "fast math": (1, FAST, {}),
-    "older fusion emitters": (1, "--xla_cpu_use_fusion_emitters=false", {}),
+    "older fusion emitters": (1, "--xla_cpu_use_fusion_emitters=false", {}),  # of jax < 0.11
     "matmul precision bfloat16": (1, "", {"JAX_DEFAULT_MATMUL_PRECISION": "bfloat16"}),
     "matmul precision float32": (1, "", {"JAX_DEFAULT_MATMUL_PRECISION": "float32"}),
     "one thread": (1, "--xla_cpu_multi_thread_eigen=false", {}),

@@ -188,8 +188,8 @@ def start_jax(*, compile_fast: bool = True) -> None:
     import jax
 
     flags = os.environ.get("XLA_FLAGS", "")
-    # XLA ends a process for a flag that it does not know.
-    if compile_fast and "fusion_emitters" not in flags and jax.__version_info__ < (0, 13):
+    # XLA ends a process for a flag that it does not know, as that of jax 0.12 does not.
+    if compile_fast and "fusion_emitters" not in flags and jax.__version_info__ < (0, 11):
         os.environ["XLA_FLAGS"] = f"{flags} {COMPILE_FAST}".strip()
     if jax.config.jax_compilation_cache_dir is not None:
         return

@@ -14,9 +14,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Int32, UInt16, UInt32
 
 WORD = 32  # bits of a word of flags
-# A turn of a loop takes XLA's runtime as long as three kernels of 16 lanes: few lanes take several
-# steps in one. Many lanes or few steps would only compile longer.
-FEW_LANES, MANY_STEPS, STEPS_PER_TURN = 64, 1024, 4
 
 
 def encode(
@@ -124,42 +121,43 @@ def decode(
             symbol = jnp.where(fits, probe, symbol)
         return symbol
 
-    def pop(carry, step):
-        x, size = carry
-        t, table = step
-        valid = t * lanes + lane < count[:, None]
-        table = jnp.zeros_like(x, jnp.int32) if table is None else table
+    def pop(carry):
+        # One array for all that changes: on a CPU a turn takes the time that its kernels take to
+        # start, and these are six. (With several threads XLA shares even such small ones among
+        # them where they read a large table, and then a turn takes ten times as long.)
+        state, symbols = carry
+        x, size = state[:, :lanes], state[:, lanes:-1].astype(jnp.int32)
+        t = state[:, -1:].astype(jnp.int32)
+        here = t[0, 0]
+        if index is None:
+            table = jnp.zeros_like(x, jnp.int32)
+        else:
+            table = lax.dynamic_index_in_dim(index, here, 1, keepdims=False)
         slot = (x & ((1 << precision) - 1)).astype(jnp.int32)
         symbol = find(table, slot)
         entry = load(flat_entries, table * width + symbol)
         new = ((entry >> 16) + 1) * (x >> precision) + slot.astype(jnp.uint32) - (entry & 0xFFFF)
-        x = jnp.where(valid, new, x)
+        x = jnp.where(t * lanes + lane < count[:, None], new, x)
         need = x < 1 << 16
         taken = prefix_sum(need)
-        word = load(flat_words, first_word + size[:, None] - taken)
-        return (jnp.where(need, x << 16 | word, x), size - taken[:, -1]), symbol.astype(narrow)
+        word = load(flat_words, first_word + size - taken)
+        x = jnp.where(need, x << 16 | word, x)
+        state = jnp.concatenate(
+            [x, (size - taken[:, -1:]).astype(jnp.uint32), state[:, -1:] + 1], 1
+        )
+        return state, lax.dynamic_update_index_in_dim(symbols, symbol.astype(narrow), here, 0)
 
-    def step(t, state):
-        carry, symbols = state
-        table = None if index is None else lax.dynamic_index_in_dim(index, t, 1, keepdims=False)
-        carry, symbol = pop(carry, (t, table))
-        return carry, lax.dynamic_update_index_in_dim(symbols, symbol, t, 0)
-
-    def turn(i, state):
-        for k in range(many):
-            state = step(i * many + k, state)
-        return state
-
-    # Steps without a valid position cost nothing, but for those that fill a turn: they change no
-    # state, and what they write lies behind the rest.
-    often = groups * lanes <= FEW_LANES and steps >= MANY_STEPS
-    many = STEPS_PER_TURN if often else 1
+    # Steps without a valid position cost nothing.
     used = jnp.minimum((count.max() + lanes - 1) // lanes, steps)
     # Zeros that are as distributed over devices as states are.
-    symbols = jnp.broadcast_to((head & 0).astype(narrow), (steps + many - 1, groups, lanes))
-    turns = (used + many - 1) // many
-    (head, size), symbols = lax.fori_loop(0, turns, turn, ((head, size), symbols))
-    symbols = symbols[:steps].swapaxes(0, 1).astype(jnp.int32)
+    symbols = jnp.broadcast_to((head & 0).astype(narrow), (steps, groups, lanes))
+    size = size.astype(jnp.uint32)[:, None]
+    state = jnp.concatenate([head, size, jnp.zeros_like(size)], 1)
+    state, symbols = lax.while_loop(
+        lambda carry: carry[0][0, -1].astype(jnp.int32) < used, pop, (state, symbols)
+    )
+    head, size = state[:, :lanes], state[:, lanes].astype(jnp.int32)
+    symbols = symbols.swapaxes(0, 1).astype(jnp.int32)
     valid = jnp.arange(steps * lanes).reshape(steps, lanes) < count[:, None, None]
     return jnp.where(valid, symbols, 0), head, size
 

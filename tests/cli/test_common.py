@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import pytest
 
 from jaxcomp.cli import common
@@ -34,6 +35,7 @@ def test_a_folder_somebody_chose_is_left_alone(process, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["", "--xla_cpu_use_fusion_emitters=true"])
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="XLA does not know the flag")
 def test_programs_compile_fast_unless_somebody_chose(process, given):
     code = START + "import os; print(jax.jit(lambda x: x + 1)(1), os.environ['XLA_FLAGS'])"
     status, out, err = process(code=f"import os; os.environ['XLA_FLAGS'] = {given!r}\n{code}")

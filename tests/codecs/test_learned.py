@@ -1,8 +1,8 @@
 """The shipped codec: files of every version decode to pinned images, in every way of running.
 
-The golden files are save(learned(), crop of the demo photo, quality=40) and 30. The first weights
-are golden, too: they are of another design (a list in its header, blocks of 16 alone), and files of
-theirs hold side information in a stream of its own.
+The golden files are save(learned(), crop of the demo photo, quality=40) and 30. Weights of before
+are golden, too: the first are of another design (a list in its header, blocks of 16 alone), and
+files of theirs hold side information in a stream of its own.
 """
 
 import functools
@@ -29,8 +29,10 @@ IMAGES = {
     "learned_v1_small.jxc": "ef24699fc03ebc8c36690996cf6be0a9146af4d5eb068a90a8dadb0c56139cc3",
     "learned_v2.jxc": "632bb6928f67dd0eeccae2d111a7fc880bba2d6e91601dfd67e10ed4599885cd",
     "learned_v2_small.jxc": "5650744d254450640b2bfebf1ee0f71328a40d0bd30b94d1dd24a5bbf231d6af",
+    "learned_v3.jxc": "5a4e12bfb4ba40c3bcc6be0094ee0c75295bc94b8901c1af2a169a7677c25fdf",
+    "learned_v3_small.jxc": "c4026425903fd51fe23e7f19f70a7b96addcc35b608cedf6860c51fbdbf3e2b2",
 }
-SMALL = "learned_v2_small.jxc"
+SMALL = "learned_v3_small.jxc"
 
 
 @pytest.fixture(scope="module")
