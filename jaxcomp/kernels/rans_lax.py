@@ -121,10 +121,19 @@ def decode(
             symbol = jnp.where(fits, probe, symbol)
         return symbol
 
+    def take(size, taken):
+        if groups > 1:
+            return load(flat_words, first_word + size - taken)
+        # Of one group, what a step may take: a kernel that reads this alone is not worth sharing.
+        start = jnp.maximum(size[0, 0] - lanes, 0)
+        window = lax.dynamic_slice(flat_words, (start,), (min(lanes, words.shape[1]),))
+        return load(window, size - taken - start)
+
     def pop(carry):
         # One array for all that changes: on a CPU a turn takes the time that its kernels take to
-        # start, and these are six. (With several threads XLA shares even such small ones among
-        # them where they read a large table, and then a turn takes ten times as long.)
+        # start, and these are six or seven: XLA runs more of them on several threads. It also
+        # shares those among threads that read from a large array, and then takes five times as
+        # long; the directory is one.
         state, symbols = carry
         x, size = state[:, :lanes], state[:, lanes:-1].astype(jnp.int32)
         t = state[:, -1:].astype(jnp.int32)
@@ -140,7 +149,7 @@ def decode(
         x = jnp.where(t * lanes + lane < count[:, None], new, x)
         need = x < 1 << 16
         taken = prefix_sum(need)
-        word = load(flat_words, first_word + size - taken)
+        word = take(size, taken)
         x = jnp.where(need, x << 16 | word, x)
         state = jnp.concatenate(
             [x, (size - taken[:, -1:]).astype(jnp.uint32), state[:, -1:] + 1], 1
