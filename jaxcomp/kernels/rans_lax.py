@@ -103,11 +103,7 @@ def decode(
     flat_entries, flat_words = entries.reshape(-1), words.reshape(-1)
     flat_directory = None if directory is None else directory.reshape(-1)
 
-    def load(array, place):
-        # XLA itself clamps what a corrupt stream asks for; the promise saves a second clamp.
-        return jnp.asarray(array).at[place].get(mode="promise_in_bounds")
-
-    def find(table, slot):
+    def find(load, table, slot):
         if directory is not None:
             bucket = load(flat_directory, table * buckets + (slot >> 4))
             starts = bucket & ((jnp.uint32(2) << (slot & 15).astype(jnp.uint32)) - 1) & 0xFFFF
@@ -121,20 +117,21 @@ def decode(
             symbol = jnp.where(fits, probe, symbol)
         return symbol
 
-    def take(size, taken):
-        if groups > 1:
-            return load(flat_words, first_word + size - taken)
-        # Of one group, what a step may take: a kernel that reads this alone is not worth sharing.
-        start = jnp.maximum(size[0, 0] - lanes, 0)
-        window = lax.dynamic_slice(flat_words, (start,), (min(lanes, words.shape[1]),))
-        return load(window, size - taken - start)
-
     def pop(carry):
-        # One array for all that changes: on a CPU a turn takes the time that its kernels take to
-        # start, and these are six or seven: XLA runs more of them on several threads. It also
-        # shares those among threads that read from a large array, and then takes five times as
-        # long; the directory is one.
-        state, symbols = carry
+        # On a CPU a turn takes the time that its kernels take to start, so they are few: one array
+        # holds all that changes (XLA runs more than seven on several threads). XLA also shares a
+        # kernel that reads a large array among threads, which takes ten times as long, but never
+        # one that updates an array in place: each thing loaded is left on a desk of its own.
+        state, symbols, desks = carry
+        free, taken_up = iter(desks), []
+
+        def load(array, place):
+            # XLA itself clamps what a corrupt stream asks for; the promise saves a second clamp.
+            loaded = jnp.asarray(array).at[place].get(mode="promise_in_bounds")
+            desk = lax.dynamic_update_slice(next(free), loaded.astype(jnp.uint32)[None], (0, 0, 0))
+            taken_up.append(desk)
+            return desk[0]
+
         x, size = state[:, :lanes], state[:, lanes:-1].astype(jnp.int32)
         t = state[:, -1:].astype(jnp.int32)
         here = t[0, 0]
@@ -143,18 +140,18 @@ def decode(
         else:
             table = lax.dynamic_index_in_dim(index, here, 1, keepdims=False)
         slot = (x & ((1 << precision) - 1)).astype(jnp.int32)
-        symbol = find(table, slot)
+        symbol = find(load, table, slot)
         entry = load(flat_entries, table * width + symbol)
         new = ((entry >> 16) + 1) * (x >> precision) + slot.astype(jnp.uint32) - (entry & 0xFFFF)
         x = jnp.where(t * lanes + lane < count[:, None], new, x)
         need = x < 1 << 16
         taken = prefix_sum(need)
-        word = take(size, taken)
-        x = jnp.where(need, x << 16 | word, x)
+        x = jnp.where(need, x << 16 | load(flat_words, first_word + size - taken), x)
         state = jnp.concatenate(
             [x, (size - taken[:, -1:]).astype(jnp.uint32), state[:, -1:] + 1], 1
         )
-        return state, lax.dynamic_update_index_in_dim(symbols, symbol.astype(narrow), here, 0)
+        symbols = lax.dynamic_update_index_in_dim(symbols, symbol.astype(narrow), here, 0)
+        return state, symbols, taken_up
 
     # Steps without a valid position cost nothing.
     used = jnp.minimum((count.max() + lanes - 1) // lanes, steps)
@@ -162,8 +159,10 @@ def decode(
     symbols = jnp.broadcast_to((head & 0).astype(narrow), (steps, groups, lanes))
     size = size.astype(jnp.uint32)[:, None]
     state = jnp.concatenate([head, size, jnp.zeros_like(size)], 1)
-    state, symbols = lax.while_loop(
-        lambda carry: carry[0][0, -1].astype(jnp.int32) < used, pop, (state, symbols)
+    loads = 2 + (1 if directory is not None else (width - 1).bit_length())
+    desks = [jnp.broadcast_to(head & 0, (2, groups, lanes))] * loads
+    state, symbols, _ = lax.while_loop(
+        lambda carry: carry[0][0, -1].astype(jnp.int32) < used, pop, (state, symbols, desks)
     )
     head, size = state[:, :lanes], state[:, lanes].astype(jnp.int32)
     symbols = symbols.swapaxes(0, 1).astype(jnp.int32)

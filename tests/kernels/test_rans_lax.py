@@ -1,5 +1,7 @@
 """The lax twin against the definition: a coder in Python integers, one symbol at a time."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,3 +43,25 @@ def test_prefix_sum_counts_flags(lanes):
 
 def test_the_decoder_defines_what_the_kernels_return():
     assert rans_decode.reference is rans_lax.decode
+
+
+@pytest.mark.parametrize("directory", [True, False])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_no_turn_of_the_decoder_is_shared_among_threads(directory, groups):
+    """XLA would share what reads from a large table, and take ten times as long."""
+    tables, steps, lanes = 1000, 100, 16
+    shapes = [
+        ((groups, lanes), np.uint32),
+        ((groups, 1 << 16), np.uint16),
+        ((groups,), np.int32),
+        (((tables, 500), np.uint32), ((tables, 1 << 12), np.uint32) if directory else None),
+        ((groups, steps, lanes), np.int32),
+        ((groups,), np.int32),
+    ]
+    is_shape = lambda x: isinstance(x, tuple) and isinstance(x[-1], type)  # noqa: E731
+    args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(*x), shapes, is_leaf=is_shape)
+    decode = jax.jit(functools.partial(rans_lax.decode, precision=16, steps=steps))
+    program = decode.lower(*args).compile().as_text()
+    loop = [line for line in program.splitlines() if "/while/body/" in line]
+    assert any("gather" in line for line in loop)
+    assert not [line for line in loop if "outer_dimension_partitions" in line]
