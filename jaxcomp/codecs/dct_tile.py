@@ -69,6 +69,7 @@ def write(model: Model, choices: Choices) -> bytes:
         fill(choices.mode_symbols, choices.symbols, 0),
         fill(choices.mode_index, choices.index, CERTAIN),
         lanes=LANES,
+        in_parts=True,
     )
     packed = coding.to_bytes(stream)
     raw = symbols.pack(choices.values[planes], choices.symbols[planes])

@@ -38,12 +38,13 @@ def encode(
             f"expected one axis of at most {WINDOW} symbols, got shape {symbols.shape}; split it"
         )
     if lanes is None:
-        lanes = min(LANES_PER_GROUP, choose_lanes(symbols.shape[0] * np.log2(alphabet) / 2))
+        bits = symbols.shape[0] * np.log2(alphabet) / 2
+        lanes = min(LANES_PER_GROUP, choose_lanes(bits, in_parts=True))
     if lanes > LANES_PER_GROUP:
         raise JaxcompError(f"lanes must be at most {LANES_PER_GROUP}, one group, got {lanes}")
     symbols = jnp.asarray(as_int32(symbols, "symbols"))
     tables, index = _tables(symbols, alphabet)
-    return encode_symbols(tables, symbols, index, lanes=lanes)
+    return encode_symbols(tables, symbols, index, lanes=lanes, in_parts=True)
 
 
 def decode(stream: Stream, count: int, *, alphabet: int = 256) -> Int32[Array, " count"]:

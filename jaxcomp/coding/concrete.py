@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxcomp.base import CapacityError, JaxcompError
 from jaxcomp.coding.escape import escape_code, escape_distance, intervals
+from jaxcomp.coding.halving import narrow, split_tail, tail_length, widen, without_zeros
 from jaxcomp.coding.layout import lay_out, split_steps
 from jaxcomp.coding.stream import INITIAL_HEAD, Stream, choose_lanes, round_up, split_lanes
 from jaxcomp.coding.tables import Tables
@@ -32,32 +33,58 @@ def encode(
     *,
     lanes: int | None,
     capacity: int | None,
+    in_parts: bool,
 ) -> Stream:
     """rans.encode on host arrays. Raises JaxcompError and CapacityError as it says."""
     symbols, index = _flat(symbols), None if index is None else _flat(index)
     if lanes is None:
-        lanes = choose_lanes(estimate_bits(tables, symbols, index))
+        lanes = choose_lanes(estimate_bits(tables, symbols, index), in_parts=in_parts)
+    explained = functools.partial(explain, tables, symbols, index)
+    tail = 0 if in_parts else tail_length(symbols.size, lanes)
+    if not tail:
+        return _push(_empty(lanes), tables, symbols, index, capacity, explained)
+    first, last = zip(split_tail(symbols, tail), split_tail(index, tail), strict=True)
+    below = widen(_push(_empty(lanes // 2), tables, *last, None, explained))
+    return _push(below, tables, *first, capacity, explained)._replace(halved=())
+
+
+def _empty(lanes):
     groups, per_group = split_lanes(lanes)
+    return Stream(
+        np.full((groups, per_group), INITIAL_HEAD, np.uint32),
+        np.zeros((groups, 0), np.uint16),
+        np.zeros(groups, np.int32),
+        np.zeros(0, np.uint32),
+        np.zeros((), np.int32),
+        np.asarray(False),
+    )
+
+
+def _push(stream, tables, symbols, index, capacity, explained):
+    """The stream with the symbols on top; explained raises what is wrong with them."""
+    groups, per_group = stream.head.shape
     steps = round_up(split_steps(symbols.size, groups, per_group))
     place = functools.partial(lay_out, groups=groups, lanes=per_group, steps=steps)
     padding = np.asarray(tables.offset)[0].astype(symbols.dtype)
     planes = (place(symbols, fill=padding), None if index is None else place(index, fill=0))
     count = _counts(symbols.size, groups, per_group)
-    parts = _by_groups(functools.partial(_encode_part, tables), groups, *planes, count)
+    part = functools.partial(_encode_part, tables)
+    parts = _by_groups(part, groups, stream.head, *planes, count)
     if any(bad for *_, bad in parts):
-        explain(tables, symbols, index)
+        explained()
     head = np.concatenate([part[0] for part in parts])
     stacks = [stack for part in parts for stack in part[1]]
-    size = np.array([len(stack) for stack in stacks], np.int32)
-    capacity = steps * per_group if capacity is None else capacity
+    size = stream.size + np.array([len(stack) for stack in stacks], np.int32)
+    capacity = stream.size.max() + steps * per_group if capacity is None else capacity
     if size.max() > capacity:
         raise CapacityError(
             f"expected at most {capacity} words per group, got {size.max()}; pass a larger capacity"
         )
     words = np.zeros((groups, capacity), np.uint16)
-    for row, stack in zip(words, stacks, strict=True):
-        row[: len(stack)] = stack
-    escapes = np.concatenate([part[2] for part in parts])
+    for row, old, start, stack in zip(words, stream.words, stream.size, stacks, strict=True):
+        row[:start] = old[:start]
+        row[start : start + len(stack)] = stack
+    escapes = np.concatenate([stream.escapes, *(part[2] for part in parts)])
     size_of_escapes = np.asarray(len(escapes), np.int32)
     return Stream(head, words, size, escapes, size_of_escapes, np.asarray(False))
 
@@ -68,8 +95,18 @@ def decode(
     """(symbols, what is left of the stream) on host arrays."""
     if index is not None:
         explain_index(tables, index)
-    stream = Stream(*map(np.asarray, stream))
-    head, words, size, escapes, escape_size, _ = stream
+    stream = Stream(*map(np.asarray, stream[:6]), stream.halved)
+    if stream.halved is None:
+        return _pop(tables, stream, index, shape)
+    tail = tail_length(math.prod(shape), stream.head.shape[1])
+    first, last = split_tail(index, tail)
+    start, stream = _pop(tables, stream, first, (math.prod(shape) - tail,))
+    end, stream = _pop(tables, narrow(stream), last, (tail,))
+    return np.concatenate([start, end]).reshape(shape), without_zeros(stream)
+
+
+def _pop(tables, stream, index, shape):
+    head, words, size, escapes, escape_size = stream[:5]
     groups, per_group = head.shape
     total = math.prod(shape)
     steps = round_up(split_steps(total, groups, per_group))
@@ -144,9 +181,9 @@ def explain(tables: Tables, symbols: np.ndarray, index: np.ndarray | None) -> No
         )
 
 
-def _encode_part(tables, symbols, index, count):
+def _encode_part(tables, head, symbols, index, count):
     """(head, stack of each group, escape codes, whether anything was out of range)."""
-    head, word, emit, escapes, bad = _encode(tables, symbols, index, count)
+    head, word, emit, escapes, bad = _encode(tables, head, symbols, index, count)
     word, emit = np.asarray(word), np.asarray(emit)
     # The stack is what was emitted, last step and last lane first.
     pairs = zip(word, emit, strict=True)
@@ -159,7 +196,7 @@ def _encode_part(tables, symbols, index, count):
 
 
 @jax.jit
-def _encode(tables, symbols, index, count):
+def _encode(tables, head, symbols, index, count):
     groups, steps, lanes = symbols.shape
     no_operation = jnp.uint32(((1 << tables.precision) - 1) << 16)
     lane = jnp.arange(lanes)
@@ -171,7 +208,6 @@ def _encode(tables, symbols, index, count):
         return bad | wrong, jnp.where(t * lanes + lane < count[:, None], entry, no_operation)
 
     bad = jnp.zeros((groups, lanes), bool)
-    head = jnp.full((groups, lanes), INITIAL_HEAD, jnp.uint32)
     table = None if index is None else index.swapaxes(0, 1)
     planes = (jnp.arange(steps), symbols.swapaxes(0, 1), table)
     head, word, emit, bad = rans_lax.encode_steps(

@@ -6,6 +6,7 @@ n symbols fill G groups of L lanes in T = ceil(n / (G L)) steps, in C order: sym
 
 so that a group holds a run of consecutive symbols and can be decoded, or sharded, by itself. The
 positions left over at the end code a symbol of probability one, which leaves a state unchanged.
+Up to 64 lanes, the last symbols of a whole message do so on half of the lanes (halving.py).
 
 Called on concrete arrays on a CPU, encode and decode take the way of concrete.py: the same layout
 and the same bytes, with lanes chosen from the message, and every core at work.
@@ -24,6 +25,14 @@ from jaxtyping import Array, Int, Int32
 from jaxcomp.base import CapacityError, JaxcompError
 from jaxcomp.coding import concrete
 from jaxcomp.coding.escape import escape_code, escape_distance, intervals
+from jaxcomp.coding.halving import (
+    TAIL,
+    narrow,
+    split_tail,
+    tail_length,
+    widen,
+    without_zeros,
+)
 from jaxcomp.coding.layout import as_int32, lay_out, split_steps
 from jaxcomp.coding.stream import (
     INITIAL_HEAD,
@@ -47,13 +56,15 @@ def encode(
     *,
     lanes: int | None = None,
     capacity: int | None = None,
+    in_parts: bool = False,
 ) -> Stream:
     """The stream of symbols: int32 of any shape, index (same shape) choosing the table of each.
 
     lanes is a power of two; None chooses it from the ideal size of a concrete message, or from the
     symbol count under a trace. capacity is in words per group; None is the worst case. With
     tables.escape any int32 can be coded; without, a symbol outside its table, like an index
-    outside the tables, sets `overflow` under a trace.
+    outside the tables, sets `overflow` under a trace. in_parts: as if pushed, the symbols may be
+    popped in several arrays of whole steps; 2 to 64 lanes then cost a byte more each.
 
     Raises on concrete input: JaxcompError for a symbol or an index out of range or of another
     shape, CapacityError if the words do not fit.
@@ -61,9 +72,11 @@ def encode(
     symbols, index = _check(tables, symbols, index)
     if _on_host(tables, symbols, index):
         symbols, index = np.asarray(symbols), None if index is None else np.asarray(index)
-        return concrete.encode(tables, symbols, index, lanes=lanes, capacity=capacity)
-    lanes = choose_lanes(symbols.size) if lanes is None else lanes
-    stream = _encode(tables, symbols, index, lanes, capacity)
+        return concrete.encode(
+            tables, symbols, index, lanes=lanes, capacity=capacity, in_parts=in_parts
+        )
+    lanes = choose_lanes(symbols.size, in_parts=in_parts) if lanes is None else lanes
+    stream = _encode(tables, symbols, index, lanes, capacity, in_parts)
     if not _traced(stream) and bool(stream.overflow):
         concrete.explain(tables, np.asarray(symbols), None if index is None else np.asarray(index))
         raise CapacityError(
@@ -139,15 +152,31 @@ def pop(
 # Arrays enter a program as arguments, whatever they were: one compilation serves them all.
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _encode(tables, symbols, index, lanes, capacity):
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _encode(tables, symbols, index, lanes, capacity, in_parts):
     groups, per_group = split_lanes(lanes)
-    head = jnp.full((groups, per_group), INITIAL_HEAD, jnp.uint32)
-    return _code([(tables, symbols, index)], head, capacity)
+    tail = 0 if in_parts else tail_length(symbols.size, lanes)
+    if not tail:
+        head = jnp.full((groups, per_group), INITIAL_HEAD, jnp.uint32)
+        return _code([(tables, symbols, index)], head, capacity)
+    first, last = zip(split_tail(symbols, tail), split_tail(index, tail), strict=True)
+    steps = split_steps(first[0].size, groups, per_group)
+    capacity = (steps + TAIL) * lanes if capacity is None else capacity
+    below = _encode(tables, *last, lanes // 2, capacity, True)
+    if tables.escape:
+        below = below._replace(escapes=jnp.pad(below.escapes, (0, first[0].size)))
+    return _onto(widen(below), [(tables, *first)])._replace(halved=())
 
 
 @jax.jit
 def _push(stream, parts):
+    if stream.halved is not None:
+        raise JaxcompError("expected a stream to push onto, got one of encode; pass in_parts=True")
+    return _onto(stream, parts)
+
+
+def _onto(stream, parts):
+    """The stream with what pushing the parts adds."""
     new = _code(parts, stream.head, None)
     size, escape_size = stream.size + new.size, stream.escape_size + new.escape_size
     overflow = stream.overflow | new.overflow | (size > stream.words.shape[1]).any()
@@ -185,6 +214,14 @@ def _code(parts, head, capacity):
 def _pop(stream, tables, index, shape, used=None):
     groups, lanes = stream.head.shape
     count = math.prod(shape)
+    if stream.halved is not None:
+        if used is not None:
+            raise JaxcompError("expected a stream to pop from in parts; encode with in_parts=True")
+        tail = tail_length(count, lanes)
+        first, last = split_tail(index, tail)
+        start, stream = _pop(stream._replace(halved=None), tables, first, (count - tail,))
+        end, stream = _pop(narrow(stream), tables, last, (tail,))
+        return jnp.concatenate([start, end]).reshape(shape), without_zeros(stream)
     steps = split_steps(count, groups, lanes)
     plane = None if index is None else lay_out(index.reshape(-1), groups, lanes, fill=0)
     column, head, size = rans_decode.run(

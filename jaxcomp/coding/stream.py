@@ -3,7 +3,7 @@
 Bytes of a stream, little-endian, with no tables inside:
 
     u8      bits 0-2 log2(lanes per group), bit 3 escapes follow, bit 4 several groups,
-            bits 5-7 version 1
+            bits 5-7 version: 1, or 2 if the last symbols are on half of the lanes (halving.py)
     varint  words of the group; or the number of groups, and a u8 k with the words of each of them
             as exponential Golomb codes
     bits    4 bits per head: floor(log2 head) - 16; then the bits of each head below its top one
@@ -21,12 +21,14 @@ from jaxtyping import Array, Bool, Int32, UInt16, UInt32
 from jaxcomp.base import CapacityError, CorruptStream, JaxcompError
 from jaxcomp.coding import universal
 
-VERSION = 1
+VERSION, HALVED = 1, 2
+MAX_HALVED = 64  # more lanes cost 1 % of a message at most, and may be shards of a longer one
 LANES_PER_GROUP = 128  # one row of a TPU vector register, four GPU warps
 MAX_LANES = 1 << 14  # CPU and GPU gain nothing from more (measured)
 # What a lane costs: the 16 bits of its initial state and, as no decoder knows how far a state has
-# grown, 4 for its length; log2(16 ln 2) = 3.5 of them no code can save.
-HEAD_BITS = 20
+# grown, 4 for its length; log2(16 ln 2) = 3.5 of them no code can save. Up to 64 lanes that code a
+# whole message, half of them have initial states of use, and cost 4 (halving.py).
+HEAD_BITS, HALVED_BITS = 20, 12
 INITIAL_HEAD = 1 << 16
 
 
@@ -39,6 +41,7 @@ class Stream(NamedTuple):
     escapes      u32[m], of which escape_size are in use: values outside their tables
     escape_size  i32
     overflow     bool: a capacity was too small, or a symbol or an index was out of range
+    halved       () if the last symbols are on half of the lanes (halving.py), else None; static
     """
 
     head: UInt32[Array, "*batch groups lanes"]
@@ -47,6 +50,7 @@ class Stream(NamedTuple):
     escapes: UInt32[Array, "*batch m"]
     escape_size: Int32[Array, "*batch"]
     overflow: Bool[Array, "*batch"]
+    halved: tuple[()] | None = None
 
 
 def split_lanes(lanes: int) -> tuple[int, int]:
@@ -57,10 +61,15 @@ def split_lanes(lanes: int) -> tuple[int, int]:
     return lanes // per_group, per_group
 
 
-def choose_lanes(bits: float) -> int:
+def choose_lanes(bits: float, *, in_parts: bool = False) -> int:
     """Lanes for a message of `bits`: heads cost at most 1 % of it, 3 % while that is 128 bytes."""
     cost = max(0.01 * bits, min(0.03 * bits, 128 * 8))
-    return min(MAX_LANES, 1 << int(np.log2(max(cost / HEAD_BITS, 1))))
+    lanes = min(MAX_LANES, _power_of_two(cost / HEAD_BITS))
+    return lanes if in_parts else max(lanes, min(MAX_HALVED, _power_of_two(cost / HALVED_BITS)))
+
+
+def _power_of_two(limit):
+    return 1 << int(np.log2(max(limit, 1)))
 
 
 def empty(lanes: int, capacity: int, *, escape_capacity: int = 0) -> Stream:
@@ -115,7 +124,7 @@ def to_bytes(stream: Stream) -> bytes:
 
     Raises CapacityError if the stream overflowed, JaxcompError for a batch of streams.
     """
-    head, words, size, escapes, escape_size, overflow = map(np.asarray, stream)
+    head, words, size, escapes, escape_size, overflow = map(np.asarray, stream[:6])
     if head.ndim != 2:
         raise JaxcompError(f"expected one stream, got a batch of shape {head.shape[:-2]}; map it")
     if overflow or (size > words.shape[1]).any() or (size < 0).any():
@@ -125,7 +134,8 @@ def to_bytes(stream: Stream) -> bytes:
             "indices inside the tables"
         )
     groups, lanes = head.shape
-    kind = VERSION << 5 | (groups > 1) << 4 | bool(escape_size) << 3 | lanes.bit_length() - 1
+    version = VERSION if stream.halved is None else HALVED
+    kind = version << 5 | (groups > 1) << 4 | bool(escape_size) << 3 | lanes.bit_length() - 1
     sizes = _varint(groups) + _golomb(size) if groups > 1 else _varint(size[0])
     extra = head.reshape(-1).astype(np.uint64)
     length = np.frexp(extra.astype(np.float64))[1] - 1  # floor(log2 head), 16 to 31
@@ -148,12 +158,15 @@ def from_bytes(data: bytes, *, max_escapes: int | None = None) -> Stream:
     that they are packed in. Raises CorruptStream for bytes that no encoder wrote, and for more
     escapes, before allocating what they ask for.
     """
-    if not data or data[0] >> 5 != VERSION:
+    if not data or data[0] >> 5 not in (VERSION, HALVED):
         raise CorruptStream(
-            f"expected a stream of version {VERSION}, got {len(data)} bytes starting "
+            f"expected a stream of version {VERSION} or {HALVED}, got {len(data)} bytes starting "
             f"{data[:1].hex() or 'nowhere'}; an earlier or later jaxcomp may read it"
         )
     kind, lanes = data[0], 1 << (data[0] & 7)
+    halved = () if kind >> 5 == HALVED else None
+    if halved is not None and (kind & 16 or not 2 <= lanes <= MAX_HALVED):
+        raise CorruptStream(f"expected one group of 2 to {MAX_HALVED} lanes, got others: {kind:x}")
     first, data = _read_varint(data[1:])
     if kind & 16:
         groups = first
@@ -199,6 +212,7 @@ def from_bytes(data: bytes, *, max_escapes: int | None = None) -> Stream:
         escapes.astype(np.uint32),
         np.asarray(len(escapes), np.int32),
         np.asarray(False),
+        halved,
     )
 
 

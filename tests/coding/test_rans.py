@@ -49,7 +49,7 @@ TABLES = {
 @given(
     st.sampled_from([0, 1, 400]),
     st.sampled_from(sorted(TABLES)),
-    st.sampled_from([4, 256]),
+    st.sampled_from([4, 64, 256]),
     st.integers(0, 2**32 - 1),
 )
 def test_round_trip_of_any_symbols(count, precision, lanes, seed):
@@ -93,14 +93,15 @@ def test_the_size_is_that_of_an_independent_coder():
 
 @pytest.mark.parametrize("escape", [False, True])
 @pytest.mark.parametrize("precision", [8, 16])
-def test_jit_writes_the_bytes_of_eager(escape, precision):
+@pytest.mark.parametrize("lanes", [16, 256])
+def test_jit_writes_the_bytes_of_eager(escape, precision, lanes):
     rng = np.random.default_rng(2)
     tables = dirichlet_tables(rng, precision=precision, escape=escape)
     symbols, index = draw(rng, tables, 3000, shape=(30, 100))
     if escape:
         symbols[3] += 1000
-    eager = encode(tables, symbols, index, lanes=256)
-    traced = jax.jit(encode, static_argnames="lanes")(tables, symbols, index, lanes=256)
+    eager = encode(tables, symbols, index, lanes=lanes)
+    traced = jax.jit(encode, static_argnames="lanes")(tables, symbols, index, lanes=lanes)
     assert to_bytes(eager) == to_bytes(traced)
     back = jax.jit(decode)(tables, traced, index)
     np.testing.assert_array_equal(back, symbols)
@@ -114,7 +115,7 @@ def test_eager_calls_of_many_lengths_share_programs():
         symbols, index = draw(rng, tables, count)
         back = decode(tables, encode(tables, symbols, index, lanes=32), index)
         np.testing.assert_array_equal(back, symbols)
-    assert concrete._encode._cache_size() - before <= 2
+    assert concrete._encode._cache_size() - before <= 3
 
 
 def test_a_batch_under_vmap_is_a_loop():

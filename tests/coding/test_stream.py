@@ -9,14 +9,24 @@ import pytest
 from hypothesis import given, settings
 
 import jaxcomp as jc
-from jaxcomp.coding import build_tables, choose_lanes, decode, encode, from_bytes, to_bytes
+from jaxcomp.coding import (
+    build_tables,
+    choose_lanes,
+    decode,
+    encode,
+    from_bytes,
+    is_finished,
+    pop,
+    push,
+    to_bytes,
+)
 from jaxcomp.coding.stream import round_up
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "stream_v1.bin"
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-def message(count=3000, lanes=256):
-    """The message of the golden file; the multiplier is Knuth's, not a generator of NumPy's."""
+def message(count=3000, lanes=256, **options):
+    """The message of the golden files; the multiplier is Knuth's, not a generator of NumPy's."""
     tables = build_tables(
         np.array([[8, 4, 2, 1, 1], [1, 1, 1, 1, 4]], np.float32), offset=-2, escape=True
     )
@@ -24,13 +34,49 @@ def message(count=3000, lanes=256):
     symbols = (mixed % 6).astype(np.int32) - 2
     symbols[::500] *= 1_000_000
     index = (mixed >> 8 & 1).astype(np.int32)
-    return tables, symbols, index, encode(tables, symbols, index, lanes=lanes)
+    return tables, symbols, index, encode(tables, symbols, index, lanes=lanes, **options)
 
 
-def test_golden_bytes():
-    tables, symbols, index, stream = message()
-    assert to_bytes(stream) == GOLDEN.read_bytes()
-    np.testing.assert_array_equal(decode(tables, from_bytes(GOLDEN.read_bytes()), index), symbols)
+@pytest.mark.parametrize(("name", "lanes"), [("stream_v1.bin", 256), ("stream_v2.bin", 64)])
+def test_golden_bytes(name, lanes):
+    tables, symbols, index, stream = message(lanes=lanes)
+    golden = (GOLDEN / name).read_bytes()
+    assert to_bytes(stream) == golden
+    np.testing.assert_array_equal(decode(tables, from_bytes(golden), index), symbols)
+
+
+@pytest.mark.parametrize("lanes", [2, 16, 64])
+@pytest.mark.parametrize("bits", [0.02, 0.5, 4])
+def test_lanes_of_a_whole_message_start_with_what_they_code(lanes, bits):
+    """64 of them cost at most 128 bytes, header included; in parts, they cost 160."""
+    rng = np.random.default_rng(0)
+    chance = {0.02: 0.002, 0.5: 0.11}.get(bits)
+    pmf = np.full(16, 1 / 16) if chance is None else np.array([1 - chance, chance])
+    tables = build_tables(pmf)
+    symbols = rng.choice(len(pmf), 40_000, p=pmf).astype(np.int32)
+    freq = np.asarray(tables.frequencies)[0, symbols]
+    ideal = (16 - np.log2(freq)).sum() / 8
+    short, plain = (encode(tables, symbols, lanes=lanes, in_parts=p) for p in (False, True))
+    cost, cost_in_parts = (len(to_bytes(s)) - ideal for s in (short, plain))
+    assert 2.2 * lanes < cost_in_parts < 2.8 * lanes + 8
+    assert cost < (2 * lanes if bits > 0.1 else 2.5 * lanes) + 8
+    if lanes == 64 and bits > 0.1:
+        assert cost <= 128 and cost_in_parts > 150
+    for stream in (short, plain):
+        np.testing.assert_array_equal(decode(tables, stream, shape=symbols.shape), symbols)
+
+
+def test_a_whole_message_is_neither_pushed_on_nor_popped_in_parts():
+    tables, symbols, index, stream = message(lanes=64)
+    with pytest.raises(jc.JaxcompError, match="in_parts=True"):
+        push(stream, tables, symbols, index)
+    with pytest.raises(jc.JaxcompError, match="in_parts=True"):
+        pop(stream, tables, index, count=np.array(100))
+    plain = message(lanes=64, in_parts=True)[-1]
+    first, rest = pop(plain, tables, index[:640])
+    last, rest = pop(rest, tables, index[640:])
+    np.testing.assert_array_equal(np.concatenate([first, last]), symbols)
+    assert is_finished(rest)
 
 
 def test_lanes_grow_with_the_message_and_cost_little():
@@ -52,7 +98,7 @@ def test_a_short_message_has_sixteen_bytes_of_header_at_most():
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_hostile_bytes_are_refused_or_come_out_bounded(data):
-    good = bytearray(to_bytes(message(200, 16)[-1]))
+    good = bytearray(to_bytes(message(200, 16, in_parts=data.draw(st.booleans()))[-1]))
     for _ in range(data.draw(st.integers(1, 3))):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(good[: data.draw(st.integers(0, len(good)))])
@@ -61,7 +107,7 @@ def test_hostile_bytes_are_refused_or_come_out_bounded(data):
             stream = from_bytes(mutated)
         except jc.CorruptStream:
             continue
-        assert sum(x.nbytes for x in stream) < 1 << 20
+        assert sum(x.nbytes for x in stream[:6]) < 1 << 20
         assert (stream.head >= 1 << 16).all() and (stream.size <= stream.words.shape[1]).all()
 
 
@@ -93,8 +139,9 @@ def test_more_escapes_than_a_message_can_hold_are_refused_before_they_are_unpack
     assert peak < 4 * len(data)
 
 
-def test_wrong_tables_and_flipped_words_are_noticed():
-    tables, symbols, index, stream = message()
+@pytest.mark.parametrize("lanes", [256, 64])
+def test_wrong_tables_and_flipped_words_are_noticed(lanes):
+    tables, symbols, index, stream = message(lanes=lanes)
     with pytest.raises(jc.CorruptStream, match="initial state"):
         decode(build_tables(np.ones((2, 5)), escape=True), stream, index)
     words = stream.words.copy()
