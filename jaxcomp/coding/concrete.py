@@ -64,12 +64,16 @@ def _push(stream, tables, symbols, index, capacity, explained):
     """The stream with the symbols on top; explained raises what is wrong with them."""
     groups, per_group = stream.head.shape
     steps = round_up(split_steps(symbols.size, groups, per_group))
-    place = functools.partial(lay_out, groups=groups, lanes=per_group, steps=steps)
     padding = np.asarray(tables.offset)[0].astype(symbols.dtype)
-    planes = (place(symbols, fill=padding), None if index is None else place(index, fill=0))
     count = _counts(symbols.size, groups, per_group)
-    part = functools.partial(_encode_part, tables)
-    parts = _by_groups(part, groups, stream.head, *planes, count)
+
+    def encode_part(part):
+        place = functools.partial(lay_out, groups=groups, lanes=per_group, steps=steps, part=part)
+        rows = None if index is None else place(index, fill=0)
+        plane = place(symbols, fill=padding)
+        return _encode_part(tables, stream.head[part], plane, rows, count[part])
+
+    parts = _by_groups(encode_part, groups)
     if any(bad for *_, bad in parts):
         explained()
     head = np.concatenate([part[0] for part in parts])
@@ -111,20 +115,22 @@ def _pop(tables, stream, index, shape):
     total = math.prod(shape)
     steps = round_up(split_steps(total, groups, per_group))
     count = _counts(total, groups, per_group)
-    if index is not None:
-        index = lay_out(_flat(index), groups, per_group, fill=0, steps=steps)
     needed = split_steps(total, groups, per_group)
+    index = None if index is None else _flat(index)
     symbols = np.empty((groups, needed, per_group), np.int32)
     outside = np.zeros(symbols.shape if tables.escape else (groups, 0), bool)
 
-    def part(into, escaping, *planes):
+    def decode_part(part):
+        place = functools.partial(lay_out, groups=groups, lanes=per_group, steps=steps, part=part)
+        rows = None if index is None else place(index, fill=0)
+        planes = head[part], words[part], size[part], rows, count[part]
         out = _decode(tables, *planes, steps=steps)
-        into[:] = np.asarray(out[0])[:, :needed]
+        symbols[part] = np.asarray(out[0])[:, :needed]
         if tables.escape:
-            escaping[:] = np.asarray(out[3])[:, :needed]
+            outside[part] = np.asarray(out[3])[:, :needed]
         return np.asarray(out[1]), np.asarray(out[2])
 
-    parts = _by_groups(part, groups, symbols, outside, head, words, size, index, count)
+    parts = _by_groups(decode_part, groups)
     head, size = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
     symbols = symbols.reshape(-1)[:total]
     if tables.escape:
@@ -249,18 +255,19 @@ def _counts(total, groups, lanes):
 
 @functools.cache
 def _threads():
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="jaxcomp")
+    return ThreadPoolExecutor(_parts(), thread_name_prefix="jaxcomp")
 
 
-def _by_groups(function, groups, *arrays):
-    """function on equal ranges of groups (axis 0 of every array; None stays None), in threads.
+def _parts():
+    """Two for each core: while one copies arrays, another computes."""
+    return 2 * (os.cpu_count() or 1)
+
+
+def _by_groups(function, groups):
+    """function of equal ranges of groups, in threads.
 
     Even one range: a thread of its own is not inside what the caller may be tracing.
     """
-    parts = min(groups, os.cpu_count() or 1)
+    parts = min(groups, _parts())
     ranges = [slice(i * groups // parts, (i + 1) * groups // parts) for i in range(parts)]
-
-    def one(place):
-        return function(*(None if x is None else x[place] for x in arrays))
-
-    return list(_threads().map(one, ranges))
+    return list(_threads().map(function, ranges))

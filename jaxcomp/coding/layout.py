@@ -14,20 +14,48 @@ def split_steps(count: int, groups: int, lanes: int) -> int:
     return -(-count // (groups * lanes))
 
 
-def lay_out(flat: Any, groups: int, lanes: int, *, fill: Any, steps: int | None = None) -> Any:
+def lay_out(
+    flat: Any,
+    groups: int,
+    lanes: int,
+    *,
+    fill: Any,
+    steps: int | None = None,
+    part: slice | None = None,
+) -> Any:
     """[n] -> [groups, steps, lanes], the positions left over holding `fill`.
 
-    NumPy stays NumPy. More steps than needed (to meet a compiled shape) are left over as well:
-    they come after the others, and change neither where a symbol sits nor any word.
+    NumPy stays NumPy, and may be laid out in parts: part is a range of the groups. More steps than
+    needed (to meet a compiled shape) are left over as well: they come after the others, and change
+    neither where a symbol sits nor any word.
     """
-    xp = np if isinstance(flat, np.ndarray) else jnp
     needed = split_steps(flat.shape[0], groups, lanes)
+    more = max(steps or 0, needed) - needed
+    if isinstance(flat, np.ndarray):
+        start, stop, _ = (part or slice(groups)).indices(groups)
+        each = needed * lanes
+        return _lay_out(flat[start * each : stop * each], (stop - start, needed, lanes), more, fill)
     missing = groups * needed * lanes - flat.shape[0]
-    if missing:
-        flat = xp.concatenate([flat, xp.full(missing, fill, flat.dtype)])
+    flat = jnp.concatenate([flat, jnp.full(missing, fill, flat.dtype)])
     plane = flat.reshape(groups, needed, lanes)
-    if steps is not None and steps > needed:
-        plane = xp.pad(plane, ((0, 0), (0, steps - needed), (0, 0)), constant_values=fill)
+    return jnp.pad(plane, ((0, 0), (0, more), (0, 0)), constant_values=fill)
+
+
+def _lay_out(flat, shape, more, fill):
+    """In one pass: every symbol is copied once, or not at all."""
+    groups, needed, lanes = shape
+    full = flat.size // max(needed * lanes, 1)
+    if full == groups and not more:
+        return flat.reshape(shape)
+    plane = np.empty((groups, needed + more, lanes), flat.dtype)
+    plane[:, needed:] = fill
+    split = full * needed * lanes
+    plane[:full, :needed] = flat[:split].reshape(full, needed, lanes)
+    if full < groups:
+        row = np.full(needed * lanes, fill, flat.dtype)
+        row[: flat.size - split] = flat[split:]
+        plane[full, :needed] = row.reshape(needed, lanes)
+        plane[full + 1 :, :needed] = fill
     return plane
 
 

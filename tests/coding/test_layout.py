@@ -28,6 +28,15 @@ def test_more_steps_move_nothing():
     np.testing.assert_array_equal(lay_out(jnp.asarray(flat), 2, 8, fill=0, steps=9), longer)
 
 
+def test_parts_are_laid_out_by_themselves():
+    for count, steps in ((0, None), (95, None), (96, None), (96, 5), (33, 7)):
+        flat = np.arange(count)
+        whole = lay_out(flat, 6, 4, fill=-1, steps=steps)
+        parts = [lay_out(flat, 6, 4, fill=-1, steps=steps, part=slice(i, i + 2)) for i in (0, 2, 4)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+        np.testing.assert_array_equal(lay_out(jnp.asarray(flat), 6, 4, fill=-1, steps=steps), whole)
+
+
 def test_integers_become_int32_exactly_or_not_at_all():
     assert as_int32(np.array([2**31 - 1], np.uint64), "symbols").dtype == np.int32
     for values in (np.array([2**31], np.uint32), np.array([-(2**31) - 1]), np.array([1.0])):
