@@ -15,6 +15,11 @@ from jaxcomp.base import JaxcompError, UnsupportedInput
 PIPE = "-"
 # XLA's older way to write loops for CPUs: our codecs compile in 0.6 of the time, and run as fast.
 COMPILE_FAST = "--xla_cpu_use_fusion_emitters=false"
+# For one photo a learned codec runs two dozen programs once, and compiles several at a time.
+COMPILE_ONCE = (
+    f"{COMPILE_FAST} --xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1"
+)
+SMALL = 1 << 22  # pixels; of more, running takes longer than compiling
 
 
 def add_max_pixels(parser: argparse.ArgumentParser) -> None:
@@ -179,18 +184,24 @@ def progress(total: int, what: str) -> Iterator[Any]:
         yield lambda label: bar.update(task, advance=1, description=label)
 
 
-def start_jax(*, compile_fast: bool = True) -> None:
-    """Let compiled programs outlive the process, in the user's cache folder, and compile fast.
+def flags_of_one(codec: str, pixels: int) -> str:
+    """The flags of start_jax for one photo."""
+    return COMPILE_ONCE if codec != "dct" and pixels <= SMALL else COMPILE_FAST
+
+
+def start_jax(*, flags: str = COMPILE_FAST) -> None:
+    """Let compiled programs outlive the process, in the user's cache folder; flags are XLA's.
 
     Only where nobody has chosen a folder already, and only if ours can be written: a compilation
     cache is a convenience, never a reason to fail.
     """
     import jax
 
-    flags = os.environ.get("XLA_FLAGS", "")
+    chosen = os.environ.get("XLA_FLAGS", "")
+    given = [flag for flag in flags.split() if flag.split("=")[0] not in chosen]
     # XLA ends a process for a flag that it does not know, as that of jax 0.12 does not.
-    if compile_fast and "fusion_emitters" not in flags and jax.__version_info__ < (0, 11):
-        os.environ["XLA_FLAGS"] = f"{flags} {COMPILE_FAST}".strip()
+    if given and jax.__version_info__ < (0, 11):
+        os.environ["XLA_FLAGS"] = " ".join([*chosen.split(), *given])
     if jax.config.jax_compilation_cache_dir is not None:
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

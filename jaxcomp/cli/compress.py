@@ -82,13 +82,15 @@ def run(arguments: argparse.Namespace) -> int:
             raise UnsupportedInput("expected OUT.jxc for a photo from standard input, got --out")
         os.makedirs(arguments.out, exist_ok=True)
         output = os.path.join(arguments.out, _names([os.path.basename(arguments.photo)])[0])
-    record = _one(arguments.photo, output, arguments)
+    record = _one(arguments.photo, output, arguments, alone=True)
     common.report(_line(record), record, arguments, output)
     return 0
 
 
-def _one(source: str, output: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Compress one photo; the record says what came of it."""
+def _one(
+    source: str, output: str, arguments: argparse.Namespace, *, alone: bool = False
+) -> dict[str, Any]:
+    """Compress one photo, alone or one of many; the record says what came of it."""
     from jaxcomp.io.photo import read_photo
 
     start = time.perf_counter()
@@ -104,7 +106,9 @@ def _one(source: str, output: str, arguments: argparse.Namespace) -> dict[str, A
             common.note(source, text)
         from jaxcomp.codecs.files import find, save
 
-        common.start_jax()
+        pixels = photo.pixels.shape[0] * photo.pixels.shape[1]
+        flags = common.flags_of_one(arguments.codec, pixels) if alone else common.COMPILE_FAST
+        common.start_jax(flags=flags)
         options = {}
         codec = find(arguments.codec)
         if arguments.weights is not None:

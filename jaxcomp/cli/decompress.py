@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     with common.naming(arguments.input):
         piped = arguments.input == common.PIPE
         container = read(common.binary_stdin() if piped else arguments.input)
-        image_shape(container, max_pixels=arguments.max_pixels)
+        height, width = image_shape(container, max_pixels=arguments.max_pixels)[:2]
         icc = icc_profile(container)
 
     from jaxcomp.codecs.files import check_model, decode
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.weights is None:
             weights = None
             check_model(container)
-        common.start_jax()
+        common.start_jax(flags=common.flags_of_one(container.codec, height * width))
         if arguments.weights is not None:
             weights = common.read_weights(arguments.weights)
         pixels = decode(container, weights=weights, max_pixels=arguments.max_pixels)

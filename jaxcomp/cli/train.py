@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UnsupportedInput(f"expected --crop to be a multiple of 64, got {arguments.crop}")
     photos = PhotoFolder(arguments.data)
     train_hosts.join(arguments.hosts)
-    common.start_jax(compile_fast=False)  # hours of running: not what was measured
+    common.start_jax(flags="")  # hours of running: not what was measured
     if arguments.batch % (devices := jax.device_count()):
         raise UnsupportedInput(
             f"expected --batch to be a multiple of {devices} devices, got {arguments.batch}"

@@ -15,6 +15,7 @@ from jaxtyping import Int, UInt8
 from jaxcomp.base import Codec, Payload
 from jaxcomp.nets import gain
 
+from .compile_ahead import compile_ahead
 from .dct_transform import to_samples
 from .latent_codec import GAIN_BITS, Design, coded, init, joined, networks, train
 from .latent_flags import worth_naming
@@ -23,13 +24,14 @@ from .latent_plane import SIDE_STRIDE, layout
 from .latent_prior import LATENT, SIDE, level_of
 from .latent_refine import refine
 from .latent_rounding import decide
-from .latent_stream import OVERHEAD_BITS, read, write
+from .latent_stream import OVERHEAD_BITS, read, write, writing_programs
 from .latent_tiles import Box, count_tiles, cut, one_tile, padded_shape, tiles
 from .latent_transforms import BLOCK, QUARTER, scale_planes, to_planes
 from .latent_walk import (
     Choices,
     bits,
     bits_of_zero,
+    group_programs,
     in_steps,
     side_rows,
     slices_of_groups,
@@ -58,6 +60,16 @@ def _analyse(design, analysis, prior, inverse_gains, samples, step, cells):
     y = scale * y
     z = nets.prior.apply(prior, y, cells, method="summarise")
     return y, modes, scale**2, jnp.clip(jnp.floor(z + 0.5), SIDE.low, SIDE.high).astype(jnp.int32)
+
+
+def _programs(add, design, frozen, encoder, seen, step, where):
+    """Those of encoding a tile."""
+    _, modes, _, z = add(_analyse, design, *encoder, seen, step, where.cells)
+    writing_programs(add, design, frozen, where)
+    rows = group_programs(add, design, frozen.prior_integers, z, step, modes, where.cells)
+    for row in {row.shape: row for _, row in rows}.values():
+        value, mean = (jax.ShapeDtypeStruct(row.shape, t) for t in (np.float32, LATENT.dtype))
+        add(_decide, value, value, mean, row)
 
 
 @jax.jit
@@ -108,6 +120,10 @@ def analyse(
     where = layout(box.height // BLOCK, box.width // BLOCK)
     encoder = frozen.analysis, frozen.prior, frozen.inverse_gains
     seen, cells = where.cut(cut(samples, box)), where.cells
+    compile_ahead(
+        ("encode", design, len(cells.near)),
+        lambda add: _programs(add, design, frozen, encoder, seen, np.int32(step), where),
+    )
     y, modes, weight, z = _analyse(design, *encoder, seen, np.int32(step), cells)
     if iterations:
         on_grid = [None if x is None else where.join(x)[None] for x in (y, modes, z)]

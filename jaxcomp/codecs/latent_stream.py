@@ -14,7 +14,7 @@ Tiles decode independently. Flags are a tile's own: an encoder sees each tile on
 import functools
 import itertools
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -27,10 +27,11 @@ from jaxcomp.base import CorruptStream
 from jaxcomp.coding import Tables
 from jaxcomp.kernels.rans_lax import prefix_sum
 
-from .latent_codec import Design
+from .compile_ahead import compile_ahead
+from .latent_codec import Design, networks
 from .latent_flags import pack_flags, unpack_flags
 from .latent_frozen import CERTAIN, WIDE_SLICES, Frozen
-from .latent_plane import SIDE_STRIDE, layout
+from .latent_plane import SIDE_STRIDE, Layout, layout
 from .latent_prior import LATENT, OCTAVES, SIDE
 from .latent_tiles import count_tiles, padded_shape, tiles
 from .latent_transforms import BLOCK
@@ -38,6 +39,7 @@ from .latent_walk import (
     LANES,
     Choices,
     coded_modes,
+    group_programs,
     in_steps,
     mode_rows,
     outside,
@@ -58,11 +60,27 @@ def write(design: Design, frozen: Frozen, step: int, choices: Iterable[Choices])
     return HEAD.pack(step) + b"".join(_write_tile(design, frozen, step, tile) for tile in choices)
 
 
-def _write_tile(design, frozen, step, choices):
-    slices = slices_of_groups(design)
+def writing_programs(add: Callable, design: Design, frozen: Frozen, where: Layout) -> None:
+    """Adds those of writing a tile (compile_ahead): all tiles of a layout push the same shapes."""
+    places, passes = where.cells.places, networks(design).prior.passes_of
+    zeros = [
+        np.zeros((len(places[passes(k)][number]), design.slices[k]), np.int32)
+        for k in range(len(design.slices))
+        for number in range(passes(k))
+    ]
+    blocks = len(where.cells.near), SIDE_STRIDE, SIDE_STRIDE
+    modes = np.zeros(blocks, np.int32) if design.split else None
+    side = side_rows(where, design.side)
+    tile = Choices(np.zeros(0), modes, zeros, zeros, side, np.zeros(0), where)
+    add(_pack, _pushed(design, frozen, MIN_STEP, tile))
+
+
+def _pushed(design, frozen, step, choices):
+    """(tables, symbols, rows), from the bottom of the stack."""
     nothing = np.zeros(0, np.int32)
     parts = {key: ([nothing], [nothing]) for key in (False, True)}
-    for k, symbols, rows in zip(slices, choices.symbols, choices.rows, strict=True):
+    groups = zip(slices_of_groups(design), choices.symbols, choices.rows, strict=True)
+    for k, symbols, rows in groups:
         into = parts[k < WIDE_SLICES]
         into[0].append(in_steps(symbols, None, 0).ravel())
         into[1].append(in_steps(rows, None, CERTAIN).ravel())
@@ -73,7 +91,12 @@ def _write_tile(design, frozen, step, choices):
     if design.side:
         rows = side_rows(choices.layout, design.side)
         pushed.append((frozen.side, [choices.side.ravel()], [rows.ravel()]))
-    pushed = [(tables, np.concatenate(x), np.concatenate(y)) for tables, x, y in pushed]
+    return [(tables, np.concatenate(x), np.concatenate(y)) for tables, x, y in pushed]
+
+
+def _write_tile(design, frozen, step, choices):
+    slices, nothing = slices_of_groups(design), np.zeros(0, np.int32)
+    pushed = _pushed(design, frozen, step, choices)
     stream = _pack(pushed)
     # A stack: what is popped first must lie on top, group by group.
     lengths = [
@@ -167,6 +190,16 @@ def _read(design, integers, tables, stream, z, z_rows, step, active, cells):
     return latents, modes, _is_finished(stream._replace(**ends))
 
 
+def _reading_programs(add, design, integers, tables, stream, z, z_rows, step, active, cells):
+    """Those of _read."""
+    z, modes, ends = add(_begin, design, tables, stream, z, z_rows, step, cells)
+    rows = group_programs(add, design, integers, z, step, modes, cells)
+    stream = stream._replace(**ends)
+    for (_, wide), row in {(row.shape, k >= WIDE_SLICES): row for k, row in rows}.items():
+        add(_pop, stream, tables[wide], row)
+    add(_is_finished, stream)
+
+
 def read(
     design: Design, frozen: Frozen, data: bytes, shape: tuple[int, int]
 ) -> tuple[Int[np.ndarray, "h w c"], Int[np.ndarray, "h w"] | None, int]:
@@ -217,6 +250,10 @@ def _read_tile(design, frozen, box, step, flags, side, data):
     stream = read_message(data, lanes=LANES, words=room, escapes=room)
     tables = _Tables(frozen.wide, frozen.narrow, frozen.modes, frozen.side)
     given = jax.device_put((stream, z, rows, np.int32(step), active, where.cells))
+    compile_ahead(
+        ("read", design, len(where.cells.near), z is None),
+        lambda add: _reading_programs(add, design, frozen.prior_integers, tables, *given),
+    )
     latents, modes, finished = _read(design, frozen.prior_integers, tables, *given)
     if not finished:
         raise CorruptStream(

@@ -99,6 +99,23 @@ def walk(
     return [*latents, _placed(design, k, number, group, symbols, cells)]
 
 
+def group_programs(
+    add: Callable, design: Design, integers: Any, z: Any, step: Any, modes: Any, cells: Cells
+) -> list[tuple[int, Any]]:
+    """Adds those of a walk (compile_ahead); the slice and the shape of row of each visit."""
+    group, rows = None, []
+    active = jax.ShapeDtypeStruct((sum(design.slices),), bool)
+    for k in range(len(design.slices)):
+        for number in range(networks(design).prior.passes_of(k)):
+            symbols = jax.ShapeDtypeStruct(rows[-1][1].shape, np.int32) if rows else None
+            given = integers, z, step, modes, active, cells, group, symbols
+            group, _ = add(_group, design, k, number, *given)
+            rows.append((k, group.row))
+    symbols = jax.ShapeDtypeStruct(rows[-1][1].shape, np.int32)
+    add(_placed, design, k, number, group, symbols, cells)
+    return rows
+
+
 class _Group(NamedTuple):
     """What is known at a group, and what that says of it."""
 

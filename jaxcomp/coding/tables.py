@@ -17,7 +17,7 @@ interval that starts in it (mod 2**16), above a mask of the slots where an inter
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ DIRECTORY_LIMIT = 1 << 22
 HOST_LIMIT = 1 << 20  # probabilities that NumPy turns into tables faster than XLA compiles
 
 
-@jax.tree_util.register_dataclass
+@jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
 class Tables:
     """Integer probability tables, one row per context, and what decoding looks up.
@@ -49,13 +49,28 @@ class Tables:
     entries: UInt32[Array, "tables symbols"]
     directory: UInt32[Array, "tables buckets"] | None
     offset: Int32[Array, " tables"]
-    precision: int = field(metadata={"static": True})
-    escape: bool = field(metadata={"static": True})
+    precision: int
+    escape: bool
 
     @property
     def frequencies(self) -> UInt32[Array, "tables symbols"]:
         """The integer frequencies; probabilities are these over 2**precision."""
         return (self.entries >> 16) + 1
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        """The arrays by name, and what is static."""
+        names = "entries", "directory", "offset"
+        arrays = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names]
+        return arrays, (self.precision, self.escape)
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, arrays: Any) -> "Tables":
+        """Of any leaves: jax also puts shapes, axes and names where arrays are."""
+        tables = object.__new__(cls)
+        values = (*arrays, *static)
+        for name, value in zip(cls.__dataclass_fields__, values, strict=True):
+            object.__setattr__(tables, name, value)
+        return tables
 
 
 def build_tables(
