@@ -48,8 +48,9 @@ def test_what_runs_once_is_compiled_with_flags_that_xla_knows(process):
     assert common.flags_of_one("dct", 1) == common.COMPILE_FAST
     assert common.flags_of_one("learned", 1 << 23) == common.COMPILE_FAST
     flags = common.flags_of_one("learned", 1 << 20)
-    code = f"from jaxcomp.cli import common; common.start_jax(flags={flags!r})\n"
-    code += "import jax, os; print(jax.jit(lambda x: x + 1)(1), os.environ['XLA_FLAGS'])"
+    code = "import os; os.environ['XLA_FLAGS'] = ''\n"
+    code += f"from jaxcomp.cli import common; common.start_jax(flags={flags!r})\n"
+    code += "import jax; print(jax.jit(lambda x: x + 1)(1), os.environ['XLA_FLAGS'])"
     status, out, err = process(code=code)
     assert status == 0, err
     assert out == f"2 {common.COMPILE_ONCE}\n"
