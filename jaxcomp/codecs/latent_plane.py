@@ -104,11 +104,14 @@ class Cells(NamedTuple):
     def _beyond(self, ends, side, instead):
         """The ends of the cells on one side of each, 0 or `instead` where there is none."""
         near = lax.slice_in_dim(self.near, side, side + 1, axis=1)
+        if instead is None:  # no cell is one of zeros, after all others
+            ends = lax.pad(ends, np.zeros((), ends.dtype), [(0, 1, 0)] + [(0, 0, 0)] * 3)
         rows = lax.GatherDimensionNumbers((1, 2, 3), (0,), (0,))
-        # No cell is one too many, and taken for the last.
         found = lax.gather(ends, near, rows, (1, *ends.shape[1:]), mode="clip")
+        if instead is None:
+            return found
         absent = lax.broadcast_in_dim(lax.eq(near[:, 0], np.int32(len(near))), found.shape, (0,))
-        return lax.select(absent, lax.full_like(found, 0) if instead is None else instead, found)
+        return lax.select(absent, instead, found)
 
 
 class Layout(NamedTuple):
