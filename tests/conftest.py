@@ -4,9 +4,15 @@ import os
 
 # Read when the first backend starts, so it must be set before any test touches jax.
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
+# What a test compiles runs once or twice, on a machine whose cores all compile.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        *os.environ.get("XLA_FLAGS", "").split(),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=1",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
+)
 
 from jaxtyping import install_import_hook
 

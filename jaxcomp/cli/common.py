@@ -199,8 +199,10 @@ def start_jax(*, flags: str = COMPILE_FAST) -> None:
 
     chosen = os.environ.get("XLA_FLAGS", "")
     given = [flag for flag in flags.split() if flag.split("=")[0] not in chosen]
-    # XLA ends a process for a flag that it does not know, as that of jax 0.12 does not.
-    if given and jax.__version_info__ < (0, 11):
+    # XLA ends a process for a flag that it does not know, as that of jax 0.12 does not this one.
+    if jax.__version_info__ >= (0, 11):
+        given = [flag for flag in given if flag != COMPILE_FAST]
+    if given:
         os.environ["XLA_FLAGS"] = " ".join([*chosen.split(), *given])
     if jax.config.jax_compilation_cache_dir is not None:
         return
