@@ -25,7 +25,6 @@ def compile_ahead(key: Hashable, programs: Callable[[Callable], None]) -> None:
     """
     if key in _done or jax.config.jax_disable_jit:
         return
-    _done.add(key)
     compiling = []
 
     def add(function: Callable, *args: Any) -> Any:
@@ -43,6 +42,7 @@ def compile_ahead(key: Hashable, programs: Callable[[Callable], None]) -> None:
             gc.enable()
     for each in compiling:
         each.result()
+    _done.add(key)
 
 
 @functools.cache

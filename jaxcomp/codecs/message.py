@@ -13,6 +13,8 @@ def read_message(data: bytes, *, lanes: int, words: int, escapes: int = 0) -> St
     Raises CorruptStream for other lanes, and for more than there is room for.
     """
     stream = coding.from_bytes(data, max_escapes=escapes)
+    if stream.halved is not None:
+        raise CorruptStream("expected a stream that is popped in parts, got one of a whole message")
     if stream.head.shape != (1, lanes) or int(stream.size[0]) > words:
         raise CorruptStream(
             f"expected 1 group of {lanes} lanes with at most {words} words, got "

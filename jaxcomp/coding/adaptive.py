@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, Int32
 
-from jaxcomp.base import JaxcompError
+from jaxcomp.base import CorruptStream, JaxcompError
 from jaxcomp.coding.layout import as_int32
 from jaxcomp.coding.rans import encode as encode_symbols
 from jaxcomp.coding.rans import pop
@@ -39,7 +39,7 @@ def encode(
         )
     if lanes is None:
         bits = symbols.shape[0] * np.log2(alphabet) / 2
-        lanes = min(LANES_PER_GROUP, choose_lanes(bits, in_parts=True))
+        lanes = min(LANES_PER_GROUP, choose_lanes(bits))
     if lanes > LANES_PER_GROUP:
         raise JaxcompError(f"lanes must be at most {LANES_PER_GROUP}, one group, got {lanes}")
     symbols = jnp.asarray(as_int32(symbols, "symbols"))
@@ -51,6 +51,8 @@ def decode(stream: Stream, count: int, *, alphabet: int = 256) -> Int32[Array, "
     """The `count` symbols of a stream. Raises CorruptStream on concrete input that is not one."""
     if stream.head.shape[0] != 1:
         raise JaxcompError(f"expected one group of lanes, got {stream.head.shape[0]}")
+    if stream.halved is not None:
+        raise CorruptStream("expected a stream of adaptive symbols, got one of other tables")
     symbols, rest = _pop(jax.tree.map(jnp.asarray, stream), count, alphabet)
     if not any(isinstance(x, jax.core.Tracer) for x in rest):
         check_finished(rest)

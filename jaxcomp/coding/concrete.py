@@ -17,7 +17,14 @@ import numpy as np
 
 from jaxcomp.base import CapacityError, JaxcompError
 from jaxcomp.coding.escape import escape_code, escape_distance, intervals
-from jaxcomp.coding.halving import narrow, split_tail, tail_length, widen, without_zeros
+from jaxcomp.coding.halving import (
+    fills_tails,
+    narrow,
+    split_tail,
+    tail_length,
+    widen,
+    without_zeros,
+)
 from jaxcomp.coding.layout import lay_out, split_steps
 from jaxcomp.coding.stream import INITIAL_HEAD, Stream, choose_lanes, round_up, split_lanes
 from jaxcomp.coding.tables import Tables
@@ -38,7 +45,10 @@ def encode(
     """rans.encode on host arrays. Raises JaxcompError and CapacityError as it says."""
     symbols, index = _flat(symbols), None if index is None else _flat(index)
     if lanes is None:
-        lanes = choose_lanes(estimate_bits(tables, symbols, index), in_parts=in_parts)
+        bits = estimate_bits(tables, symbols, index)
+        lanes = choose_lanes(bits, whole=not in_parts and fills_tails(bits, symbols.size))
+    if index is not None:
+        explain_index(tables, index)
     explained = functools.partial(explain, tables, symbols, index)
     tail = 0 if in_parts else tail_length(symbols.size, lanes)
     if not tail:
@@ -46,6 +56,11 @@ def encode(
     first, last = zip(split_tail(symbols, tail), split_tail(index, tail), strict=True)
     below = widen(_push(_empty(lanes // 2), tables, *last, None, explained))
     return _push(below, tables, *first, capacity, explained)._replace(halved=())
+
+
+def _index_type(tables):
+    """Of indices that were checked: they are read twice, and time is what memory takes."""
+    return np.min_scalar_type(tables.entries.shape[0] - 1)
 
 
 def _empty(lanes):
@@ -69,7 +84,7 @@ def _push(stream, tables, symbols, index, capacity, explained):
 
     def encode_part(part):
         place = functools.partial(lay_out, groups=groups, lanes=per_group, steps=steps, part=part)
-        rows = None if index is None else place(index, fill=0)
+        rows = None if index is None else place(index, fill=0, dtype=_index_type(tables))
         plane = place(symbols, fill=padding)
         return _encode_part(tables, stream.head[part], plane, rows, count[part])
 
@@ -111,6 +126,9 @@ def decode(
 
 def _pop(tables, stream, index, shape):
     head, words, size, escapes, escape_size = stream[:5]
+    # Where a damaged stream looks, there must be something.
+    words = words if words.shape[1] else np.zeros((len(words), 1), np.uint16)
+    escapes = escapes if len(escapes) else np.zeros(1, np.uint32)
     groups, per_group = head.shape
     total = math.prod(shape)
     steps = round_up(split_steps(total, groups, per_group))
@@ -122,7 +140,7 @@ def _pop(tables, stream, index, shape):
 
     def decode_part(part):
         place = functools.partial(lay_out, groups=groups, lanes=per_group, steps=steps, part=part)
-        rows = None if index is None else place(index, fill=0)
+        rows = None if index is None else place(index, fill=0, dtype=_index_type(tables))
         planes = head[part], words[part], size[part], rows, count[part]
         out = _decode(tables, *planes, steps=steps)
         symbols[part] = np.asarray(out[0])[:, :needed]
@@ -136,7 +154,7 @@ def _pop(tables, stream, index, shape):
     if tables.escape:
         place = np.flatnonzero(outside)
         escape_size = escape_size - np.int32(len(place))
-        code = escapes[np.clip(escape_size + np.arange(len(place)), 0, max(len(escapes) - 1, 0))]
+        code = escapes[np.clip(escape_size + np.arange(len(place)), 0, len(escapes) - 1)]
         # The escape column itself is already in the symbol; the sum wraps as int32 does.
         symbols[place] += escape_distance(tables, code) - np.int32(tables.entries.shape[1] - 1)
     return symbols.reshape(shape), stream._replace(head=head, size=size, escape_size=escape_size)
@@ -210,7 +228,7 @@ def _encode(tables, head, symbols, index, count):
     def interval(bad, step):
         # Looked up inside the loop, the intervals never leave the cache.
         t, symbol, table = step
-        entry, _, wrong = intervals(tables, symbol, table)
+        entry, _, wrong = intervals(tables, symbol, _as_int32(table))
         return bad | wrong, jnp.where(t * lanes + lane < count[:, None], entry, no_operation)
 
     bad = jnp.zeros((groups, lanes), bool)
@@ -221,6 +239,7 @@ def _encode(tables, head, symbols, index, count):
     )
     escapes = None
     if tables.escape:
+        index = _as_int32(index)
         outside = intervals(tables, symbols, index)[1]
         escapes = (escape_code(tables, symbols, index), outside)
     return head, word, emit, escapes, bad.any()
@@ -241,6 +260,10 @@ def _decode(tables, head, words, size, index, count, *, steps):
     offset = tables.offset[0] if index is None else tables.offset[index]
     outside = column == tables.entries.shape[1] - 1 if tables.escape else None
     return column + offset, head, size, outside
+
+
+def _as_int32(index):
+    return None if index is None else index.astype(jnp.int32)
 
 
 def _flat(x):

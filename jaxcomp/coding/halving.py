@@ -2,8 +2,9 @@
 
 A lane starts at 2**16, so 16 bits of its head say nothing. Where a few lanes code a whole message,
 the symbols at its end, which are coded first, take half of them; the words that these emit are
-then the initial states of the others, 2**16 + word, instead of zeros. A lane costs 12 bits instead
-of 20 (half of them 20, half of them 4), and the steps at the end are twice as many.
+then the initial states of the others, 2**16 + word, instead of zeros. Where these symbols have bits
+enough, a lane costs 12 bits instead of 20 (half of them 20, half of them 4); the steps at the end
+are twice as many.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.coding.stream import INITIAL_HEAD, MAX_HALVED, Stream
+from jaxcomp.coding.stream import HALVED_BITS, INITIAL_HEAD, MAX_HALVED, Stream
 
 TAIL = 32  # symbols per lane: at 12 bits, what fills the other half at 0.4 bits a symbol
 
@@ -19,6 +20,11 @@ TAIL = 32  # symbols per lane: at 12 bits, what fills the other half at 0.4 bits
 def tail_length(count: int, lanes: int) -> int:
     """How many of `count` symbols, at the end, are coded on half of the lanes."""
     return min(TAIL * lanes, count // 2) if 2 <= lanes <= MAX_HALVED else 0
+
+
+def fills_tails(bits: float, count: int) -> bool:
+    """Whether the last of `count` symbols, of `bits` in all, have what starts the other lanes."""
+    return TAIL * bits >= HALVED_BITS * count
 
 
 def split_tail(values: Any, tail: int) -> tuple[Any, Any]:

@@ -22,10 +22,12 @@ def lay_out(
     fill: Any,
     steps: int | None = None,
     part: slice | None = None,
+    dtype: Any = None,
 ) -> Any:
     """[n] -> [groups, steps, lanes], the positions left over holding `fill`.
 
-    NumPy stays NumPy, and may be laid out in parts: part is a range of the groups. More steps than
+    NumPy stays NumPy, and may be laid out in parts, a range of the groups each, and as a dtype that
+    holds its values. More steps than
     needed (to meet a compiled shape) are left over as well: they come after the others, and change
     neither where a symbol sits nor any word.
     """
@@ -34,20 +36,21 @@ def lay_out(
     if isinstance(flat, np.ndarray):
         start, stop, _ = (part or slice(groups)).indices(groups)
         each = needed * lanes
-        return _lay_out(flat[start * each : stop * each], (stop - start, needed, lanes), more, fill)
+        flat, dtype = flat[start * each : stop * each], dtype or flat.dtype
+        return _lay_out(flat, (stop - start, needed, lanes), more, fill, dtype)
     missing = groups * needed * lanes - flat.shape[0]
     flat = jnp.concatenate([flat, jnp.full(missing, fill, flat.dtype)])
     plane = flat.reshape(groups, needed, lanes)
     return jnp.pad(plane, ((0, 0), (0, more), (0, 0)), constant_values=fill)
 
 
-def _lay_out(flat, shape, more, fill):
+def _lay_out(flat, shape, more, fill, dtype):
     """In one pass: every symbol is copied once, or not at all."""
     groups, needed, lanes = shape
     full = flat.size // max(needed * lanes, 1)
     if full == groups and not more:
-        return flat.reshape(shape)
-    plane = np.empty((groups, needed + more, lanes), flat.dtype)
+        return flat.reshape(shape).astype(dtype, copy=False)
+    plane = np.empty((groups, needed + more, lanes), dtype)
     plane[:, needed:] = fill
     split = full * needed * lanes
     plane[:full, :needed] = flat[:split].reshape(full, needed, lanes)

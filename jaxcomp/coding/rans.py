@@ -75,7 +75,7 @@ def encode(
         return concrete.encode(
             tables, symbols, index, lanes=lanes, capacity=capacity, in_parts=in_parts
         )
-    lanes = choose_lanes(symbols.size, in_parts=in_parts) if lanes is None else lanes
+    lanes = choose_lanes(symbols.size) if lanes is None else lanes
     stream = _encode(tables, symbols, index, lanes, capacity, in_parts)
     if not _traced(stream) and bool(stream.overflow):
         concrete.explain(tables, np.asarray(symbols), None if index is None else np.asarray(index))
@@ -142,6 +142,9 @@ def pop(
 ) -> tuple[Symbols, Stream]:
     """(symbols, what was below them). More than was pushed makes a size negative.
 
+    What encode made of a whole message, without in_parts, is popped whole: of another shape than it
+    had, is_finished is false of the rest.
+
     count: how many of them were pushed, i32 of one group, if not all; what others are is not said.
     On a CPU they take no time.
     """
@@ -162,10 +165,12 @@ def _encode(tables, symbols, index, lanes, capacity, in_parts):
     first, last = zip(split_tail(symbols, tail), split_tail(index, tail), strict=True)
     steps = split_steps(first[0].size, groups, per_group)
     capacity = (steps + TAIL) * lanes if capacity is None else capacity
-    below = _encode(tables, *last, lanes // 2, capacity, True)
+    below = _encode(tables, *last, lanes // 2, max(capacity, TAIL * lanes), True)
     if tables.escape:
         below = below._replace(escapes=jnp.pad(below.escapes, (0, first[0].size)))
-    return _onto(widen(below), [(tables, *first)])._replace(halved=())
+    stream = _onto(widen(below), [(tables, *first)])
+    overflow = stream.overflow | (stream.size > capacity).any()
+    return stream._replace(words=stream.words[:, :capacity], overflow=overflow, halved=())
 
 
 @jax.jit

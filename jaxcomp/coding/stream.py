@@ -61,11 +61,14 @@ def split_lanes(lanes: int) -> tuple[int, int]:
     return lanes // per_group, per_group
 
 
-def choose_lanes(bits: float, *, in_parts: bool = False) -> int:
-    """Lanes for a message of `bits`: heads cost at most 1 % of it, 3 % while that is 128 bytes."""
+def choose_lanes(bits: float, *, whole: bool = False) -> int:
+    """Lanes for a message of `bits`: heads cost at most 1 % of it, 3 % while that is 128 bytes.
+
+    whole: its last symbols start half of the lanes (halving.py), which are then cheaper.
+    """
     cost = max(0.01 * bits, min(0.03 * bits, 128 * 8))
     lanes = min(MAX_LANES, _power_of_two(cost / HEAD_BITS))
-    return lanes if in_parts else max(lanes, min(MAX_HALVED, _power_of_two(cost / HALVED_BITS)))
+    return max(lanes, min(MAX_HALVED, _power_of_two(cost / HALVED_BITS))) if whole else lanes
 
 
 def _power_of_two(limit):

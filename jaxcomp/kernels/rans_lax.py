@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Int32, UInt16, UInt32
+from jaxtyping import Array, Bool, Int32, Integer, UInt16, UInt32
 
 WORD = 32  # bits of a word of flags
 
@@ -85,7 +85,7 @@ def decode(
     words: UInt16[Array, "groups capacity"],
     size: Int32[Array, " groups"],
     tables: tuple[UInt32[Array, "tables symbols"], UInt32[Array, "tables buckets"] | None],
-    index: Int32[Array, "groups steps lanes"] | None,
+    index: Integer[Array, "groups steps lanes"] | None,
     count: Int32[Array, " groups"],
     *,
     precision: int,
@@ -138,7 +138,7 @@ def decode(
         if index is None:
             table = jnp.zeros_like(x, jnp.int32)
         else:
-            table = lax.dynamic_index_in_dim(index, here, 1, keepdims=False)
+            table = lax.dynamic_index_in_dim(index, here, 1, keepdims=False).astype(jnp.int32)
         slot = (x & ((1 << precision) - 1)).astype(jnp.int32)
         symbol = find(load, table, slot)
         entry = load(flat_entries, table * width + symbol)

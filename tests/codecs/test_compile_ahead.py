@@ -37,6 +37,8 @@ def test_a_call_finds_its_program(compiled):
         out = add(double, np.ones(7, np.float32))
         add(double, jax.ShapeDtypeStruct((*out.shape, 2), np.int32))
 
+    with pytest.raises(ZeroDivisionError):  # what fails is not done
+        compile_ahead.compile_ahead("test", lambda add: 1 // 0)
     for _ in range(2):
         compile_ahead.compile_ahead("test", programs)
     ahead = [name for name, ours in compiled if ours]

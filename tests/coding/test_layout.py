@@ -34,6 +34,9 @@ def test_parts_are_laid_out_by_themselves():
         whole = lay_out(flat, 6, 4, fill=-1, steps=steps)
         parts = [lay_out(flat, 6, 4, fill=-1, steps=steps, part=slice(i, i + 2)) for i in (0, 2, 4)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
+        small = lay_out(flat, 6, 4, fill=7, steps=steps, dtype=np.uint8)
+        assert small.dtype == np.uint8
+        np.testing.assert_array_equal(small, lay_out(flat, 6, 4, fill=7, steps=steps))
         np.testing.assert_array_equal(lay_out(jnp.asarray(flat), 6, 4, fill=-1, steps=steps), whole)
 
 

@@ -1,15 +1,19 @@
 """Streams as bytes: golden bytes, short heads, lanes chosen from the message, hostile bytes."""
 
+import contextlib
 import tracemalloc
 from pathlib import Path
 
 import hypothesis.strategies as st
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
 import jaxcomp as jc
+from jaxcomp.codecs.message import read_message
 from jaxcomp.coding import (
+    adaptive,
     build_tables,
     choose_lanes,
     decode,
@@ -99,7 +103,8 @@ def test_a_short_message_has_sixteen_bytes_of_header_at_most():
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_hostile_bytes_are_refused_or_come_out_bounded(data):
-    good = bytearray(to_bytes(message(200, 16, in_parts=data.draw(st.booleans()))[-1]))
+    tables, _, index, stream = message(200, 16, in_parts=data.draw(st.booleans()))
+    good = bytearray(to_bytes(stream))
     for _ in range(data.draw(st.integers(1, 3))):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(good[: data.draw(st.integers(0, len(good)))])
@@ -109,6 +114,10 @@ def test_hostile_bytes_are_refused_or_come_out_bounded(data):
         except jc.CorruptStream:
             continue
         assert sum(x.nbytes for x in stream[:6]) < 1 << 20
+        with contextlib.suppress(jc.CorruptStream):  # or by chance they are another message
+            decode(tables, stream, index)
+        with contextlib.suppress(jc.CorruptStream):
+            read_message(mutated, lanes=16, words=400, escapes=200)
         assert (stream.head >= 1 << 16).all() and (stream.size <= stream.words.shape[1]).all()
 
 
@@ -149,6 +158,41 @@ def test_wrong_tables_and_flipped_words_are_noticed(lanes):
     words[0, 3] ^= 16
     with pytest.raises(jc.CorruptStream, match="initial state"):
         decode(tables, stream._replace(words=words), index)
+
+
+@pytest.mark.parametrize("lanes", [1, 16])
+def test_escapes_that_are_not_there_are_noticed(lanes):
+    tables, _, index, stream = message(lanes=lanes)
+    none = stream._replace(escapes=np.zeros(0, np.uint32), escape_size=np.int32(0))
+    with pytest.raises(jc.CorruptStream, match="initial state"):
+        decode(tables, none, index)
+
+
+def test_whole_messages_are_refused_where_parts_are_popped():
+    data = to_bytes(message(lanes=16)[-1])
+    with pytest.raises(jc.CorruptStream, match="popped in parts"):
+        read_message(data, lanes=16, words=5000, escapes=5000)
+    with pytest.raises(jc.CorruptStream, match="adaptive"):
+        adaptive.decode(from_bytes(data), 3000)
+
+
+def test_a_capacity_is_of_the_whole_stream_under_a_trace_too():
+    tables = build_tables(np.array([1000.0, *np.ones(255)]))
+    symbols = np.concatenate([np.zeros(2048), np.random.default_rng(0).integers(0, 256, 2048)])
+    eager = encode(tables, symbols.astype(np.int32), lanes=64)
+    traced = jax.jit(encode, static_argnames=("lanes", "capacity"))
+    for capacity, enough in ((int(eager.size[0]), True), (int(eager.size[0]) - 1, False)):
+        stream = traced(tables, symbols.astype(np.int32), lanes=64, capacity=capacity)
+        assert stream.words.shape == (1, capacity) and bool(stream.overflow) != enough
+        if enough:
+            assert to_bytes(stream) == to_bytes(eager)
+
+
+def test_messages_of_almost_nothing_get_few_lanes():
+    tables = build_tables(np.array([0.998, 0.002]))
+    symbols = (np.random.default_rng(0).random(1_000_000) < 0.002).astype(np.int32)
+    bits = (16 - np.log2(np.asarray(tables.frequencies)[0, symbols])).sum()
+    assert 8 * len(to_bytes(encode(tables, symbols))) < 1.003 * bits + max(0.03 * bits, 128) + 128
 
 
 def test_an_overflow_is_named():
