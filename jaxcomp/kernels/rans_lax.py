@@ -120,8 +120,8 @@ def decode(
     def pop(carry):
         # On a CPU a turn takes the time that its kernels take to start, so they are few: one array
         # holds all that changes (XLA runs more than seven on several threads). XLA also shares a
-        # kernel that reads a large array among threads, which takes ten times as long, but never
-        # one that updates an array in place: each thing loaded is left on a desk of its own.
+        # kernel that reads a large array among threads, which for few lanes takes ten times as
+        # long, but not one that updates an array in place: what is loaded is left on a desk.
         state, symbols, desks = carry
         free, taken_up = iter(desks), []
 
