@@ -29,9 +29,12 @@ def test_streams_of_another_kind_are_refused():
     model = dct().init()
     where = (0, 0, 32, 32)
     tables = build_tables(np.ones(3), escape=True)
-    wide = to_bytes(encode(tables, np.zeros(99, np.int32), lanes=2 * tile.LANES))
-    escaping = to_bytes(encode(tables, np.full(99, 7, np.int32), lanes=tile.LANES))
+    zeros, sevens = np.zeros(99, np.int32), np.full(99, 7, np.int32)
+    wide = to_bytes(encode(tables, zeros, lanes=2 * tile.LANES, in_parts=True))
+    escaping = to_bytes(encode(tables, sevens, lanes=tile.LANES, in_parts=True))
+    whole = to_bytes(encode(tables, zeros, lanes=tile.LANES))
     lanes = f"1 group of {tile.LANES} lanes"
-    for packed, expected in ((wide, lanes), (escaping, "at most 0 escapes")):
+    refused = (wide, lanes), (escaping, "at most 0 escapes"), (whole, "popped in parts")
+    for packed, expected in refused:
         with pytest.raises(CorruptStream, match=expected):
             tile.read_tile(model, where, 160, [0, 0, 0], packed, b"")

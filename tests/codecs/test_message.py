@@ -11,7 +11,7 @@ from jaxcomp.coding import build_tables, decode, encode, to_bytes
 def test_a_message_has_the_shapes_of_its_reader_and_no_others():
     tables = build_tables(np.ones(4), escape=True)
     symbols = np.arange(100) % 5
-    data = to_bytes(encode(tables, symbols, lanes=4))
+    data = to_bytes(encode(tables, symbols, lanes=4, in_parts=True))
     for words, escapes in ((40, 60), (400, 600)):
         stream = read_message(data, lanes=4, words=words, escapes=escapes)
         assert stream.words.shape == (1, words) and stream.escapes.shape == (escapes,)
