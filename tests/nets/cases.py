@@ -11,6 +11,11 @@ from jaxcomp.nets.fixed_point import dequantise, quantise
 from jaxcomp.nets.integer import FEATURES, to_integers
 from tests.checks import float_primitives
 
+# How XLA compiles where nobody says otherwise, unlike in these tests: see tests/conftest.py.
+AS_USUAL: dict[str, Any] = {"xla_backend_optimization_level": 3}
+if jax.__version_info__ < (0, 11):  # later ones have no other
+    AS_USUAL["xla_cpu_use_fusion_emitters"] = True
+
 
 def random_variables(net: nn.Module, *arguments: Any, seed: int = 0) -> Any:
     """What net.init would shape, filled so that activations keep their size; biases of 0.1.

@@ -26,7 +26,7 @@ from jaxcomp.nets.integer import (
 )
 from jaxcomp.nets.resample import depth_to_space
 from tests.checks import check_integer_net, check_same_everywhere, float_primitives
-from tests.nets.cases import random_variables
+from tests.nets.cases import AS_USUAL, random_variables
 
 WIDE = FixedPoint(16, 8)
 OUT = FixedPoint(20, 9)
@@ -65,6 +65,8 @@ def test_floats_of_integers_make_them_again(decoder):
 def test_the_law(decoder):
     variables, x = decoder
     integers, y = check_integer_net(Decoder(), variables, x, source=FEATURES, target=OUT)
+    usual = jax.jit(Decoder().apply, compiler_options=AS_USUAL)
+    np.testing.assert_array_equal(usual(integers, quantise(x, FEATURES)), y)
     assert len(np.unique(y)) > 500
     dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(integers)}
     assert dtypes == {"int8", "int16", "int32"}
