@@ -8,6 +8,7 @@ import pytest
 
 from jaxcomp.codecs.latent_plane import CAPACITIES, GRID, layout
 from jaxcomp.nets.integer import FEATURES, IntegerConv, to_integers
+from tests.nets.cases import random_variables
 
 RNG = np.random.default_rng(0)
 SHAPE = 12, 20  # blocks: 3 x 5 cells, of 16
@@ -45,10 +46,9 @@ def test_integers_are_those_of_the_grid(mirrored, finer):
     x = RNG.integers(-128, 128, (*(int(finer * n) for n in SHAPE), 5)).astype(np.int8)
     net = Net(mirrored)
     example = jnp.zeros((1, 8, 8, 5))
-    variables = net.init(jax.random.key(0), example)
-    integers = to_integers(net, variables, example)
-    whole = net.apply(integers, x[None])[0]
-    cells = net.apply(integers, where.cut(x), where.cells)
+    integers = to_integers(net, random_variables(net, example), example)
+    whole = jax.jit(net.apply)(integers, x[None])[0]
+    cells = jax.jit(net.apply)(integers, where.cut(x), where.cells)
     np.testing.assert_array_equal(where.join(cells), whole)
     assert len(cells) == CAPACITIES[0] and len(np.unique(whole)) > 50
     assert FEATURES.low <= whole.min()
@@ -61,9 +61,9 @@ def test_floats_are_those_of_the_grid(size, stride, finer):
     where = layout(*SHAPE)
     x = RNG.normal(0, 1, (*(int(finer * n) for n in SHAPE), 5)).astype(np.float32)
     net = Floats(size, stride)
-    variables = net.init(jax.random.key(0), x[None])
-    whole = net.apply(variables, x[None])[0]
-    cells = net.apply(variables, where.cut(x), where.cells)
+    variables = random_variables(net, x[None])
+    whole = jax.jit(net.apply)(variables, x[None])[0]
+    cells = jax.jit(net.apply)(variables, where.cut(x), where.cells)
     np.testing.assert_allclose(where.join(cells), whole, rtol=1e-5, atol=1e-5)
 
 
