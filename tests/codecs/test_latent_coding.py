@@ -16,6 +16,7 @@ from jaxcomp.codecs.latent_frozen import freeze
 from jaxcomp.codecs.latent_plane import layout
 from jaxcomp.coding import empty
 from tests.checks import check_codec
+from tests.nets.cases import AS_USUAL
 
 DESIGN = Design("channel_conditional", (24, 40), side=8, width=16, passes=(3,))
 DESIGN = DESIGN._replace(split=True, direct=True)
@@ -116,31 +117,35 @@ def test_latents_are_the_same_with_and_without_jit(frozen):
     samples = coding.paint(DESIGN, frozen, latents, step, modes)
     where, integers = layout(4, 4), (frozen.synthesis_integers, frozen.inverse_gains)
 
-    @jax.vmap
-    def paint(latents, modes):
+    def paint(integers, latents, modes):
         return coding._paint(DESIGN, *integers, latents, np.int32(step), modes, where.cells)
 
-    many = paint(*(np.stack([where.cut(x)] * 4) for x in (latents, modes)))
+    # Four at once, and compiled as for users.
+    four = jax.jit(jax.vmap(paint, (None, 0, 0)), compiler_options=AS_USUAL)
+    many = four(integers, *(np.stack([where.cut(x)] * 4) for x in (latents, modes)))
     np.testing.assert_array_equal(where.join(many[3]), samples)
     with jax.disable_jit():
         again = coding.paint(DESIGN, frozen, latents, step, modes)
     np.testing.assert_array_equal(again, samples)
 
 
-def test_groups_of_any_size_and_escapes_in_each_come_back():
+def test_groups_of_any_size_and_escapes_come_back_through_programs_that_both_ends_share():
     """Slices of 3 and 9 channels fill no whole step of the lanes; noise leaves every table."""
     design = Design("channel_conditional", (3, 9, 12), side=8, width=16, passes=(3, 2))
-    codec = coding.latent_codec(design)
+    design = design._replace(split=True)
+    codec, before = coding.latent_codec(design), latent_walk._group._cache_size()
     params = freeze(design, codec.init(jax.random.key(0)))
     noise = np.random.default_rng(0).integers(0, 2, (8, 8, 3), dtype=np.uint8) * 255
     image = np.kron(noise, np.ones((8, 8, 1), np.uint8))
     choices = coding.analyse(design, params, image, 16 * 4)
+    assert latent_walk._group._cache_size() == before + 6  # passes over the three slices
     escaping = [
         latent_walk.outside(params.wide, symbols, rows)[1].any()
         for symbols, rows in zip(choices.symbols, choices.rows, strict=True)
     ]
     assert sum(escaping) > 3
     check_codec(codec._replace(init=lambda key=None: params), image, quality=100)
+    assert latent_walk._group._cache_size() == before + 6
 
 
 def test_few_programs_for_many_sizes(frozen):
@@ -152,16 +157,6 @@ def test_few_programs_for_many_sizes(frozen):
         payload = CODEC.encode(frozen, photo(*shape), quality=50)
         assert CODEC.decode(frozen, payload).shape == (*shape, 3)
     assert [program._cache_size() for program in programs] == before
-
-
-def test_encoders_and_decoders_share_the_programs_of_groups():
-    design = DESIGN._replace(width=8)
-    codec, before = coding.latent_codec(design), latent_walk._group._cache_size()
-    params = freeze(design, codec.init(jax.random.key(0)))
-    payload = codec.encode(params, photo(64, 64), quality=50)
-    assert latent_walk._group._cache_size() == before + 4  # passes over both slices
-    codec.decode(params, payload)
-    assert latent_walk._group._cache_size() == before + 4
 
 
 def test_damage_is_named(frozen):
