@@ -6,6 +6,10 @@
     data = jc.codecs.save(codec, image, quality=50)
     image = jc.codecs.load(data)
 
+    stats = jc.observe(model.apply, params, batches)
+    small = jc.weights.compress(params, jc.weights.rtn(jc.formats.INT4_G128), stats=stats)
+    logits = jax.jit(jc.lift(model.apply))(small, tokens)
+
 Folders load on first use (PEP 562), so importing jaxcomp does not import jax.
 """
 
@@ -16,7 +20,10 @@ from jaxcomp.base import Codec as Codec
 from jaxcomp.base import CorruptStream as CorruptStream
 from jaxcomp.base import EntropyModel as EntropyModel
 from jaxcomp.base import JaxcompError as JaxcompError
+from jaxcomp.base import MaterialisedLeaf as MaterialisedLeaf
 from jaxcomp.base import Payload as Payload
+from jaxcomp.base import Statistic as Statistic
+from jaxcomp.base import Transform as Transform
 from jaxcomp.base import UnsupportedInput as UnsupportedInput
 from jaxcomp.lazy import load_on_use
 
@@ -25,10 +32,15 @@ if TYPE_CHECKING:
     from jaxcomp import codecs as codecs
     from jaxcomp import coding as coding
     from jaxcomp import entropy as entropy
+    from jaxcomp import formats as formats
     from jaxcomp import io as io
     from jaxcomp import kernels as kernels
     from jaxcomp import measures as measures
     from jaxcomp import nets as nets
+    from jaxcomp import tree as tree
+    from jaxcomp import weights as weights
+    from jaxcomp.lift import lift as lift
+    from jaxcomp.lift import observe as observe
 
 __version__ = "0.1.0"
 
@@ -39,9 +51,13 @@ load_on_use(
         "codecs": (),
         "coding": (),
         "entropy": (),
+        "formats": (),
         "io": (),
         "kernels": (),
+        "lift": ("lift", "observe"),
         "measures": (),
         "nets": (),
+        "tree": (),
+        "weights": (),
     },
 )

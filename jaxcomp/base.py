@@ -24,6 +24,11 @@ Laws (tests/checks.py states each of them once, as code):
              saw in floats, on any device, batch size and version.
     Codec    decode(p, encode(p, x)) == apply(p, x).x_hat, bit for bit, on any device, batch size
              and version.
+    Transform
+             a weight that is on the grid already comes back exactly; the error falls with every
+             added bit; the bytes of the leaf are those that it reports.
+    lift     lift(f)(compressed) == f(dense weights of the same leaves), to rounding; what was not
+             run on packed weights is reported.
 
 Errors are values inside jit (overflow and corruption flags) and the named exceptions below on the
 host. Each message says what was expected, what came, and what to do.
@@ -48,6 +53,10 @@ class CapacityError(JaxcompError):
 
 class UnsupportedInput(JaxcompError):
     """The input is of a kind that this codec does not carry (an alpha channel, 16-bit samples)."""
+
+
+class MaterialisedLeaf(JaxcompError):
+    """A lifted function needed the dense array of a compressed weight where that was forbidden."""
 
 
 class EntropyModel(NamedTuple):
@@ -88,6 +97,35 @@ class Codec(NamedTuple):
     apply: Callable[..., tuple[Any, Any]]
     encode: Callable[..., Payload]
     decode: Callable[[Any, Payload], Any]
+    name: str
+
+
+class Transform(NamedTuple):
+    """How one weight is compressed.
+
+    compress(w, statistics, axes) -> a compressed leaf of jaxcomp.formats
+        w is a float array; axes, counted from the right, are those that products with it sum over.
+    statistic
+        what jaxcomp.observe must gather of what multiplies w: a Statistic, or None for methods that
+        need no data; its state is handed to compress.
+    name
+    """
+
+    compress: Callable[..., Any]
+    statistic: Any
+    name: str
+
+
+class Statistic(NamedTuple):
+    """What is gathered of the vectors that multiply one weight.
+
+    init(size) -> state             size of the vectors; a pytree of arrays
+    update(state, x) -> state       x f32[vectors, size]
+    name
+    """
+
+    init: Callable[[int], Any]
+    update: Callable[[Any, Any], Any]
     name: str
 
 

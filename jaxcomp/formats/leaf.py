@@ -1,0 +1,138 @@
+"""What every compressed leaf is: a pytree that stands for a dense array, and is multiplied as one.
+
+A leaf is a dataclass of arrays (its parts) and static fields. Each part has the weight's free axes,
+of their size or of size 1 where it is shared, and one more axis in place of the packed ones (see
+layout.py). Leading axes may therefore be sliced off, or stacked, in all parts at once: scan, vmap,
+shard_map and jax.tree.map keep a leaf valid.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcomp.formats.layout import Layout, Packed, logical_shape, merged_axis
+
+
+class Leaf:
+    """A compressed weight. Subclasses are `leaf_class` dataclasses that define dense and matmul.
+
+    packed: the axes that products sum over, with their true sizes, counted from the right.
+    dtype: of the dense weight.
+    """
+
+    packed: Packed
+    dtype: Any
+
+    def dense(self) -> jax.Array:
+        """The weight itself, in its shape and dtype."""
+        raise NotImplementedError
+
+    def matmul(self, x: jax.Array) -> jax.Array:
+        """x [m, in] -> x times the weight, [m, *free axes], in x's dtype, summed in float32.
+
+        `in` merges the packed axes in their order. Parts are never expanded to a dense weight where
+        `describe` names a kernel.
+        """
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What the leaf is made of, in a few characters, for reports."""
+        raise NotImplementedError
+
+    def kernel(self, platform: str) -> tuple[str, str]:
+        """(what multiplies it on "cpu", "cuda" or "tpu", why not something faster, if so)."""
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> list[jax.Array]:
+        return jax.tree.leaves(self)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the dense weight."""
+        parts = self.parts
+        rank = parts[0].ndim
+        axis = merged_axis(self.packed) + rank
+        free = [1 if i == axis else max(p.shape[i] for p in parts) for i in range(rank)]
+        return logical_shape(free, self.packed)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts: codes, scales, zeros, tables, factors."""
+        return sum(part.size * part.dtype.itemsize for part in self.parts)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.shape, tuple(axis for axis, _ in self.packed))
+
+    def map_free(self, axis: int, function: Callable[[jax.Array, int], jax.Array]) -> "Leaf":
+        """The leaf with function(part, axis) in place of every part that has the free axis.
+
+        axis is counted from the right in the weight; the axis of a part is counted so too. The
+        function must keep the rank.
+        """
+        place = part_axis(self.packed, axis)
+        whole = self.shape[axis]
+        return jax.tree.map(
+            lambda part: part if part.shape[place] == 1 != whole else function(part, place), self
+        )
+
+
+def part_axis(packed: Packed, axis: int) -> int:
+    """Where free axis `axis` of a weight stands in its parts; both counted from the right."""
+    right = [a for a, _ in packed if a > axis]  # all of them are merged into one
+    return axis + len(right) - 1 if right else axis
+
+
+def map_leading(
+    function: Callable[..., jax.Array], leaf: Leaf, *arrays: jax.Array, out_axis: int = 0
+) -> jax.Array:
+    """vmap of function(leaf, *arrays) over the leading axis of all of them, a free one of the leaf.
+
+    Parts that share one value along that axis are not repeated.
+    """
+    parts, tree = jax.tree.flatten(leaf)
+    size = max(part.shape[0] for part in parts)
+    over = tuple(None if part.shape[0] != size else 0 for part in parts)
+    parts = [part[0] if axis is None else part for part, axis in zip(parts, over, strict=True)]
+
+    def one(parts, *arrays):
+        return function(jax.tree.unflatten(tree, parts), *arrays)
+
+    return jax.vmap(one, (over, *[0] * len(arrays)), out_axis)(tuple(parts), *arrays)
+
+
+def leaf_class(cls):
+    """A frozen dataclass, registered as a pytree: `static()` fields are not arrays."""
+    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields = dataclasses.fields(cls)
+    static = [f.name for f in fields if f.metadata.get("static")]
+    jax.tree_util.register_dataclass(cls, [f.name for f in fields if f.name not in static], static)
+    return cls
+
+
+def static(**options):
+    """A field of a leaf class that is no array: hashable, part of the tree's structure."""
+    return dataclasses.field(metadata={"static": True}, **options)
+
+
+def is_leaf(x: Any) -> bool:
+    """For jax.tree functions: whether x is a compressed leaf."""
+    return isinstance(x, Leaf)
+
+
+def dense(w: Any) -> jax.Array:
+    """The dense array of a compressed leaf, or an array itself."""
+    return w.dense() if isinstance(w, Leaf) else jnp.asarray(w)

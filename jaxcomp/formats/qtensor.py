@@ -1,0 +1,207 @@
+"""QTensor: codes, scales and zeros of a weight on a grid, packed into bytes. See format.py.
+
+    weight = (level(code) - zero) * scale
+
+codes  u8[..., in', ...] by kernels/packing.py; signed i8 for integers of 8 bits
+scales a float array, u8 exponents for "e8m0", or a QTensor, [..., groups, ...]
+zeros  None, or as scales
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+from jaxcomp.base import UnsupportedInput
+from jaxcomp.formats import format as grids
+from jaxcomp.formats.format import Format
+from jaxcomp.formats.layout import Layout, from_matrix, merged_axis, to_matrix, unmerge
+from jaxcomp.formats.leaf import Leaf, leaf_class, map_leading, static
+from jaxcomp.kernels import packing, quant_matmul
+
+E8M0_BIAS = 127  # OCP microscaling formats 1.0, section 5.4.1: 2**(byte - 127)
+
+
+@leaf_class
+class QTensor(Leaf):
+    """A weight on a grid, of any shape; `quantize` makes one by rounding to nearest."""
+
+    codes: Any
+    scales: Any
+    zeros: Any
+    format: Format = static()
+    dtype: Any = static()
+    packed: Any = static()
+
+    def dense(self) -> jax.Array:
+        axis = merged_axis(self.packed)
+        codes = unpacked(self.codes, self.format, axis)
+        values = grids.value(codes, self.format)
+        groups = 1 if self.format.group in (None, -1) else values.shape[axis] // self.format.group
+        place = values.ndim + axis
+        split = (*values.shape[:place], groups, -1, *values.shape[place + 1 :])
+        grouped = values.reshape(split)  # [..., groups, group, ...]
+        if self.zeros is not None:
+            grouped = grouped - jnp.expand_dims(_read(self.zeros, self.format.zero), place + 1)
+        grouped = grouped * jnp.expand_dims(_read(self.scales, self.format.scale), place + 1)
+        size = math.prod(size for _, size in self.packed)
+        true = jax.lax.slice_in_dim(grouped.reshape(values.shape), 0, size, axis=place)
+        return unmerge(true, self.packed).astype(self.dtype)
+
+    def matmul(self, x: jax.Array) -> jax.Array:
+        axis = self.codes.ndim + merged_axis(self.packed)
+        left, right = self.codes.shape[:axis], self.codes.shape[axis + 1 :]
+        if left and right:  # outputs on both sides of the packed axis
+            return map_leading(lambda w: w.matmul(x), self, out_axis=1)
+        scales, zeros = read(self.scales, self.zeros, self.format)
+        if zeros is not None and self.codes.dtype == jnp.int8:
+            zeros = zeros - 128  # as the signed codes are
+        kept = [None if p is None else _flat(p, left) for p in (self.codes, scales, zeros)]
+        out = quant_matmul.run(x, *kept, **self._static(), axis=1 if left else 0)
+        return out.reshape(x.shape[0], *left, *right)
+
+    def kernel(self, platform: str) -> tuple[str, str]:
+        return "quant_matmul", ""
+
+    def _static(self) -> dict[str, Any]:
+        format = self.format
+        signed = self.codes.dtype == jnp.int8
+        return {
+            "bits": format.bits,
+            "tile": format.tile,
+            "group": -1 if format.group is None else format.group,
+            "offset": 0 if signed else format.offset,
+            "table": format.table,
+        }
+
+    def describe(self) -> str:
+        return str(self.format)
+
+    def placed(self, place: Layout) -> "QTensor":
+        """From the matrix [out, in] that it is, to where `place` says."""
+
+        def inner(part):
+            if isinstance(part, QTensor):
+                merged = ((merged_axis(place.packed), part.packed[0][1]),)
+                arrays = (part.codes, part.scales, part.zeros)
+                arrays = [None if a is None else inner(a) for a in arrays]
+                return QTensor(*arrays, part.format, part.dtype, merged)
+            return from_matrix(part, place)
+
+        zeros = None if self.zeros is None else inner(self.zeros)
+        return dataclasses.replace(
+            self,
+            codes=inner(self.codes),
+            scales=inner(self.scales),
+            zeros=zeros,
+            packed=place.packed,
+        )
+
+
+def quantize(w: Float[Array, "..."], format: Format, axes: int | tuple[int, ...] = -2) -> QTensor:
+    """w rounded to the nearest codes of the grid that spans each group (round to nearest).
+
+    axes: what a product with w sums over, -2 for a kernel [in, out].
+    """
+    matrix, place = to_matrix(jnp.asarray(w), (axes,) if isinstance(axes, int) else axes)
+    return from_groups(matrix.astype(jnp.float32), format, dtype=w.dtype).placed(place)
+
+
+def from_groups(
+    w: Float[Array, "out in"],
+    format: Format,
+    *,
+    scales: Float[Array, "out groups"] | None = None,
+    zeros: Float[Array, "out groups"] | None = None,
+    dtype: Any = jnp.float32,
+) -> QTensor:
+    """The matrix rounded to nearest; scales and zeros fit each group where they are not given."""
+    grouped = grids.in_groups(w, format)
+    if scales is None:
+        scales, zeros = grids.fit(grouped, format)
+    kept, kept_zeros = store(scales, zeros, format)
+    codes, _ = grids.round_to(grouped, *read(kept, kept_zeros, format), format)
+    rows = codes.reshape(1, -1) if format.group is None else codes.reshape(w.shape[0], -1)
+    if format.group is None:
+        rows = rows.reshape(w.shape)
+    return from_codes(rows, kept, kept_zeros, format, size=w.shape[1], dtype=dtype)
+
+
+def from_codes(
+    codes: Integer[Array, "out in"],
+    scales: Any,
+    zeros: Any,
+    format: Format,
+    *,
+    size: int,
+    dtype: Any = jnp.float32,
+) -> QTensor:
+    """A matrix as QTensor, of codes from 0 on and of what `store` made of scales and zeros.
+
+    codes may have `size` columns, or as many as whole groups have.
+    """
+    format = grids.with_tile(format, size)
+    padded = grids.padded_size(size, format)
+    padded = -(-padded // format.tile) * format.tile
+    codes = jnp.pad(codes, ((0, 0), (0, padded - codes.shape[1])))
+    if format.bits == 8 and format.table is None:
+        kept = (codes - 128).astype(jnp.int8)
+    else:
+        kept = packing.pack(codes.astype(jnp.uint8), format.bits, axis=1, tile=format.tile)
+    return QTensor(kept, scales, zeros, format, jnp.dtype(dtype), ((-1, size),))
+
+
+def unpacked(codes: jax.Array, format: Format, axis: int) -> Integer[Array, "..."]:
+    """Codes from 0 on, as i32, one per value along the merged axis."""
+    if codes.dtype == jnp.int8:
+        return codes.astype(jnp.int32) + 128
+    codes = packing.unpack(codes, format.bits, axis=axis, tile=format.tile)
+    return codes.astype(jnp.int32)
+
+
+def store(
+    scales: Float[Array, "out groups"], zeros: Float[Array, "out groups"] | None, format: Format
+) -> tuple[Any, Any]:
+    """Scales and zeros as they are kept: rounded to their dtype, or to a grid of their own."""
+    return _keep(scales, format.scale), None if zeros is None else _keep(zeros, format.zero)
+
+
+def read(scales: Any, zeros: Any, format: Format) -> tuple[jax.Array, jax.Array | None]:
+    """The float32 values of what `store` returned."""
+    return _read(scales, format.scale), None if zeros is None else _read(zeros, format.zero)
+
+
+def _keep(x: jax.Array, how: "str | Format") -> Any:
+    if isinstance(how, Format):
+        return from_groups(x, how)
+    if how == "e8m0":  # round to nearest power of two, in the exponent
+        exponent = jnp.round(jnp.log2(jnp.maximum(x, 2.0**-126)))
+        return jnp.clip(exponent + E8M0_BIAS, 0, 254).astype(jnp.uint8)
+    return x.astype(how)
+
+
+def _read(kept: Any, how: "str | Format") -> jax.Array:
+    if isinstance(kept, QTensor):
+        return kept.dense().astype(jnp.float32)
+    if how == "e8m0":
+        return jnp.exp2(kept.astype(jnp.float32) - E8M0_BIAS)
+    return kept.astype(jnp.float32)
+
+
+def _flat(part: jax.Array, left: tuple[int, ...]) -> jax.Array:
+    """A packed array as a matrix, free axes merged: [in', out], or [out, in'] if they are left."""
+    return part.reshape(-1, part.shape[-1]) if left else part.reshape(part.shape[0], -1)
+
+
+def check_finite(w: Any, path: str) -> None:
+    """UnsupportedInput for a weight that holds NaN or infinity: no grid spans it."""
+    if not np.isfinite(np.asarray(jnp.sum(jnp.abs(w.astype(jnp.float32))))):
+        count = int(jnp.sum(~jnp.isfinite(w)))
+        raise UnsupportedInput(
+            f"expected finite weights, got {count} of {w.size} not finite in {path}; "
+            "repair the checkpoint, or leave this leaf out with where="
+        )

@@ -1,0 +1,21 @@
+"""Transformations of functions: run them on compressed weights, watch what multiplies weights."""
+
+from typing import TYPE_CHECKING
+
+from jaxcomp.lazy import load_on_use
+
+if TYPE_CHECKING:
+    from jaxcomp.lift.lift import lift as lift
+    from jaxcomp.lift.observe import observe as observe
+    from jaxcomp.lift.statistics import max_magnitude as max_magnitude
+    from jaxcomp.lift.statistics import mean_magnitude as mean_magnitude
+    from jaxcomp.lift.statistics import second_moment as second_moment
+
+load_on_use(
+    __name__,
+    {
+        "lift": ("lift",),
+        "observe": ("observe",),
+        "statistics": ("max_magnitude", "mean_magnitude", "second_moment"),
+    },
+)

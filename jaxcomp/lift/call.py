@@ -1,0 +1,130 @@
+"""A call split into what is traced and what stays Python, and back.
+
+Arrays and compressed leaves are traced. Everything else (train=False, a method's name, None) is
+handed to the function as it is. So are results that are not arrays.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcomp.formats.leaf import Leaf, is_leaf
+from jaxcomp.tree import path_text
+
+
+class Traced(NamedTuple):
+    """A function as a jaxpr of arrays to arrays, and how its results are put together."""
+
+    jaxpr: Any
+    rebuild: Callable[[list[Any]], Any]
+
+
+class Call(NamedTuple):
+    """One call of fn: its arrays, their paths, and everything else."""
+
+    fn: Callable[..., Any]
+    arrays: list[Any]
+    paths: list[str]
+    static: tuple[Any, ...]  # Python values, in place of arrays a mark
+    tree: Any
+
+    def compressed(self) -> list[tuple[str, Leaf]]:
+        pairs = zip(self.paths, self.arrays, strict=True)
+        return [(path, x) for path, x in pairs if isinstance(x, Leaf)]
+
+    def trace(self, arrays: list[Any]) -> Traced:
+        """fn on the dense shapes of `arrays`, which stand for this call's."""
+        kept: list[Any] = []
+        tree: Any = None
+
+        def run(*dense):
+            nonlocal tree
+            given = iter(dense)
+            flat = [next(given) if x is _ARRAY else x for x in self.static]
+            args, kwargs = jax.tree.unflatten(self.tree, flat)
+            out, tree = jax.tree.flatten(self.fn(*args, **kwargs))
+            kept[:] = [_ARRAY if _is_array(x) else x for x in out]
+            return [x for x in out if _is_array(x)]
+
+        jaxpr = jax.make_jaxpr(run)(*map(_shape, arrays))
+
+        def rebuild(results):
+            given = iter(results)
+            return jax.tree.unflatten(tree, [next(given) if x is _ARRAY else x for x in kept])
+
+        return Traced(jaxpr, rebuild)
+
+
+class _Array:
+    """The mark in place of an array among Python values."""
+
+
+_ARRAY = _Array()
+
+
+def split(fn: Callable[..., Any], args: Any, kwargs: Any) -> Call:
+    """A Call; paths start behind the number of a lone first argument's."""
+    found, tree = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=is_leaf)
+    arrays = [x for _, x in found if _is_array(x)]
+    paths = [_path(path) for path, x in found if _is_array(x)]
+    return Call(fn, arrays, paths, tuple(_ARRAY if _is_array(x) else x for _, x in found), tree)
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    """The path inside the argument: that of params in fn(params, ...) is as in params itself."""
+    inside = path_text(path[2:])
+    number = getattr(path[1], "idx", None)
+    if number == 0:
+        return inside
+    name = f"argument {number}" if number is not None else str(path[1].key)
+    return f"{name}/{inside}" if inside else name
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, Leaf | jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+
+
+def _shape(x: Any) -> Any:
+    """What fn is traced with: a compressed leaf's dense shape, or the array itself."""
+    if not isinstance(x, Leaf):
+        return x
+    axes = [jax.typeof(part).manual_axis_type for part in x.parts]
+    varying = frozenset().union(*(axis.varying for axis in axes))
+    like = next(axis for axis in axes if axis.varying == varying) if varying else axes[0]
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=like)
+
+
+class Cached:
+    """run(call, arrays) -> (results, Traced), compiled once per structure outside of any trace."""
+
+    def __init__(self, run: Callable[..., Any]):
+        self.run = run
+        self.programs: dict[Any, Any] = {}
+
+    def __call__(self, call: Call) -> Any:
+        parts = jax.tree.leaves(call.arrays)
+        if any(isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct) for x in parts):
+            results, traced = self.run(call, call.arrays)
+            return traced.rebuild(results)
+        shapes = tuple((x.shape, x.dtype, getattr(x, "weak_type", False)) for x in parts)
+        key = (call.static, call.tree, jax.tree.structure(call.arrays), shapes)
+        try:
+            known = self.programs.get(key)
+        except TypeError:  # a static value that cannot be hashed: nothing to remember it by
+            known, key = None, None
+        if known is None:
+            rebuild = []
+
+            def program(arrays):
+                results, traced = self.run(call, arrays)
+                rebuild[:] = [traced.rebuild]
+                return results
+
+            known = jax.jit(program), rebuild
+            if key is not None:
+                self.programs[key] = known
+        compiled, rebuild = known
+        results = compiled(call.arrays)
+        return rebuild[0](results)

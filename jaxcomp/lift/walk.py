@@ -1,0 +1,189 @@
+"""The walk: a traced function evaluated again, equation by equation, with views of its weights.
+
+Equations without a view are evaluated as they are. Layout operations on a view make another view;
+products, convolutions and lookups go to the handler; control flow is rebuilt around the walk of its
+bodies (control_flow.py). Whatever else meets a view gets the dense array, and the handler is told.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from jaxcomp.lift import view as views
+from jaxcomp.lift.product import plan
+from jaxcomp.lift.view import View
+
+
+class Handler(Protocol):
+    """What meets the weights. state threads through loops: arrays by path, {} where not used."""
+
+    state: dict[str, Any]
+
+    def product(self, view: View, x: jax.Array, plan: Any, equation: Any) -> jax.Array | None:
+        """A dot_general with its plan; None for what it does not take."""
+
+    def convolution(self, view: View, x: jax.Array, equation: Any) -> jax.Array | None:
+        """A conv_general_dilated whose kernel is the view."""
+
+    def lookup(self, view: View, indices: jax.Array, equation: Any) -> jax.Array | None:
+        """A gather from the view."""
+
+    def ragged(self, view: View, x: jax.Array, sizes: jax.Array, equation: Any) -> Any:
+        """A ragged_dot whose matrices are the view."""
+
+    def materialise(self, view: View, operation: str, why: str) -> jax.Array:
+        """The dense array, for an operation that has to have it."""
+
+
+def evaluate(jaxpr: Any, consts: Any, arguments: list[Any], handler: Handler) -> list[Any]:
+    """Results of an open jaxpr, for arguments that may be views; results may be views too."""
+    known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    known.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(v):
+        return v.val if isinstance(v, Literal) else known[v]
+
+    for equation in jaxpr.eqns:
+        values = [read(v) for v in equation.invars]
+        if any(isinstance(v, View) for v in values):
+            results = _with_views(equation, values, handler)
+        else:
+            results = bind(equation, values)
+        known.update(zip(equation.outvars, results, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def bind(equation: Any, values: list[Any]) -> list[Any]:
+    """The equation as it is."""
+    params = equation.primitive.get_bind_params(equation.params)
+    with equation.ctx.manager:
+        found = equation.primitive.bind(*values, **params)
+    return list(found) if equation.primitive.multiple_results else [found]
+
+
+def _with_views(equation: Any, values: list[Any], handler: Handler) -> list[Any]:
+    from jaxcomp.lift.control_flow import RULES as walked_into
+
+    name = equation.primitive.name
+    why = "it is not an operation that packed weights take"
+    if name in walked_into:
+        return walked_into[name](equation, values, handler)
+    if name in LAYOUT:
+        found = LAYOUT[name](equation, values)
+        if isinstance(found, View):
+            return [found]
+        why = "not a layout of whole axes"
+    elif name in MEETINGS:
+        found = MEETINGS[name](equation, values, handler)
+        if not isinstance(found, str):
+            return [found]
+        why = found
+    return bind(equation, [dense(v, handler, name, why) for v in values])
+
+
+def dense(value: Any, handler: Handler, operation: str, why: str) -> Any:
+    """The value, as a dense array if it is a view; the handler is told."""
+    return handler.materialise(value, operation, why) if isinstance(value, View) else value
+
+
+def _layout(function: Callable[..., View | None]) -> Callable[[Any, list[Any]], View | None]:
+    """A rule for an equation whose only view is its first operand."""
+
+    def rule(equation, values):
+        view, *rest = values
+        if not isinstance(view, View) or any(isinstance(v, View) for v in rest):
+            return None
+        return function(view, equation, *rest)
+
+    return rule
+
+
+def _slice(view, equation):
+    params = equation.params
+    if params["strides"] is not None and any(s != 1 for s in params["strides"]):
+        return None
+    starts, limits = params["start_indices"], params["limit_indices"]
+    sizes = [limit - start for start, limit in zip(starts, limits, strict=True)]
+    return _cut(view, starts, sizes)
+
+
+def _cut(view: View, starts, sizes) -> View | None:
+    for axis, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        found = views.cut(view, axis, start, size)
+        if found is None:
+            return None
+        view = found
+    return view
+
+
+def _concatenate(equation, values):
+    """Views of one source kind along one whole free axis become a view of a longer source."""
+    del equation, values
+    return None
+
+
+LAYOUT = {
+    "transpose": _layout(lambda v, e: views.transpose(v, e.params["permutation"])),
+    "reshape": _layout(lambda v, e: views.reshape(v, e.params["new_sizes"])),
+    "squeeze": _layout(lambda v, e: views.squeeze(v, e.params["dimensions"])),
+    "broadcast_in_dim": _layout(
+        lambda v, e: views.broadcast(v, e.params["shape"], e.params["broadcast_dimensions"])
+    ),
+    "convert_element_type": _layout(lambda v, e: views.convert(v, e.params["new_dtype"])),
+    "slice": _layout(_slice),
+    "dynamic_slice": _layout(lambda v, e, *starts: _cut(v, starts, e.params["slice_sizes"])),
+    "concatenate": _concatenate,
+    # These mean nothing to a weight that is only read: a copy, a name, a place, a mark of its type.
+    **dict.fromkeys(
+        ("copy", "copy_p", "name", "sharding_constraint", "pvary", "pcast", "stop_gradient"),
+        _layout(lambda v, e, *rest: v),
+    ),
+}
+
+
+def _product(equation, values, handler):
+    left, right = values
+    if isinstance(left, View) and isinstance(right, View):
+        right = handler.materialise(right, "dot_general", "the other operand is compressed too")
+    first = isinstance(left, View)
+    view, x = (left, right) if first else (right, left)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return f"it meets an array of {x.dtype}"
+    found = plan(view, x.shape, equation.params["dimension_numbers"], first=first)
+    if isinstance(found, str):
+        return found
+    out = handler.product(view, x, found, equation)
+    return out if isinstance(out, str) else out.astype(equation.outvars[0].aval.dtype)
+
+
+def _convolution(equation, values, handler):
+    x, view = values
+    if not isinstance(view, View) or isinstance(x, View):
+        return "the weight is the signal of a convolution"
+    return handler.convolution(view, x, equation)
+
+
+def _lookup(equation, values, handler):
+    view, indices = values
+    if not isinstance(view, View):
+        return "the weight is an index"
+    return handler.lookup(view, indices, equation)
+
+
+def _ragged(equation, values, handler):
+    x, view, sizes = values
+    if not isinstance(view, View) or isinstance(x, View):
+        return "the weight is the left operand of a ragged product"
+    return handler.ragged(view, x, sizes, equation)
+
+
+MEETINGS = {
+    "dot_general": _product,
+    "conv_general_dilated": _convolution,
+    "gather": _lookup,
+    "ragged_dot": _ragged,
+    "ragged_dot_general": _ragged,
+}

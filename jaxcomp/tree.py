@@ -1,0 +1,48 @@
+"""Trees of arrays and compressed leaves: paths, selection, sizes.
+
+Selection is a predicate where(path, leaf) -> bool everywhere; a path is the text of the keys,
+joined by "/": params/Dense_0/kernel.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def path_text(path: tuple[Any, ...]) -> str:
+    """params/Dense_0/kernel, of a key path of jax.tree_util."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def is_compressed(x: Any) -> bool:
+    """Whether x is a compressed leaf: something that jax.tree functions should not look into."""
+    return hasattr(x, "packed") and hasattr(x, "dense")
+
+
+def leaves(tree: Any) -> list[tuple[str, Any]]:
+    """(path, leaf) of every array and compressed leaf."""
+    found, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_compressed)
+    return [(path_text(path), leaf) for path, leaf in found]
+
+
+def map_where(function: Callable[[str, Any], Any], tree: Any, where: Callable[..., bool]) -> Any:
+    """The tree with function(path, leaf) in place of every leaf that where(path, leaf) selects."""
+
+    def each(path, leaf):
+        path = path_text(path)
+        return function(path, leaf) if where(path, leaf) else leaf
+
+    return jax.tree_util.tree_map_with_path(each, tree, is_leaf=is_compressed)
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of all arrays: codes, scales, zeros, tables and what is not compressed."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree) if hasattr(x, "dtype"))
+
+
+def bits_per_weight(tree: Any) -> float:
+    """8 * nbytes / values, over the compressed leaves; over all arrays if there are none."""
+    every = [leaf for _, leaf in leaves(tree) if hasattr(leaf, "shape")]
+    compressed = [leaf for leaf in every if is_compressed(leaf)] or every
+    return 8 * nbytes(compressed) / max(1, sum(leaf.size for leaf in compressed))
