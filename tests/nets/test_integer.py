@@ -59,7 +59,8 @@ def test_floats_of_integers_make_them_again(decoder):
     params = from_integers(Decoder(), integers, x)
     assert jax.tree.structure(params) == jax.tree.structure({"params": variables["params"]})
     again, whole = to_integers(Decoder(), params, x), quantise(x, FEATURES)
-    np.testing.assert_array_equal(Decoder().apply(again, whole), Decoder().apply(integers, whole))
+    apply = jax.jit(Decoder().apply)
+    np.testing.assert_array_equal(apply(again, whole), apply(integers, whole))
 
 
 def test_the_law(decoder):
@@ -137,11 +138,12 @@ def test_one_trace_for_new_weights(decoder):
 def test_training_through_the_rounding_reaches_a_teacher():
     x = jax.random.normal(jax.random.key(0), (4, 12, 12, 6))
     teacher = nn.Sequential([nn.Conv(16, (3, 3)), nn.relu, nn.Conv(3, (3, 3))])
-    wanted = teacher.apply(random_variables(teacher, x), x)
+    wanted = jax.jit(teacher.apply)(random_variables(teacher, x), x)
     net = nn.Sequential([IntegerConv(32, relu=True), IntegerConv(3, target=WIDE)])
     variables = random_variables(net, x, seed=1)
     optimizer = optax.adam(1e-2)
 
+    @jax.jit
     def error(variables):
         return jnp.square(net.apply(variables, x) - wanted).mean()
 
@@ -157,7 +159,7 @@ def test_training_through_the_rounding_reaches_a_teacher():
         variables, state, value = step(variables, state)
     assert value < 0.03 * first
     integers = to_integers(net, variables, x)
-    y = net.apply(integers, quantise(x, FEATURES)) * WIDE.step
+    y = jax.jit(net.apply)(integers, quantise(x, FEATURES)) * WIDE.step
     assert jnp.square(y - wanted).mean() < 0.03 * first
 
 
@@ -167,7 +169,7 @@ def test_a_fine_grid_is_the_float_layer():
     fine = FixedPoint(16, 12)
     net = IntegerConv(7, source=fine, target=fine, weight_bits=16)
     variables = random_variables(net, x)
-    y = nn.Conv(7, (3, 3)).apply(variables, x)
+    y = jax.jit(nn.Conv(7, (3, 3)).apply)(variables, x)
     np.testing.assert_allclose(jax.jit(net.apply)(variables, x), y, atol=2e-3)
     coarse = jax.jit(IntegerConv(7).apply)(variables, x)
     assert np.abs(coarse - y).max() > 1e-2
@@ -178,7 +180,8 @@ def test_masked_taps_see_nothing():
     x = jnp.zeros((1, 9, 9, 3), jnp.int8)
     variables = random_variables(net, x)
     integers = to_integers(net, variables, x)
-    moved = net.apply(integers, x.at[0, 4, 4].set(100)) != net.apply(integers, x)
+    apply = jax.jit(net.apply)
+    moved = apply(integers, x.at[0, 4, 4].set(100)) != apply(integers, x)
     seen = np.asarray(moved.any(-1))[0]
     rows, columns = np.nonzero(seen)
     assert len(rows) == 12 and ((rows + columns) % 2 == 1).all()
@@ -190,8 +193,9 @@ def test_valid_is_the_inside(decoder, groups, bits):
     net = IntegerConv(12, (3, 5), groups=groups, weight_bits=bits)
     integers = to_integers(net, random_variables(net, x), x)
     whole = quantise(x, FEATURES)
-    inside = net.apply(integers, whole, valid=True)
-    np.testing.assert_array_equal(inside, net.apply(integers, whole)[:, 1:-1, 2:-2])
+    apply = jax.jit(net.apply, static_argnames="valid")
+    inside = apply(integers, whole, valid=True)
+    np.testing.assert_array_equal(inside, apply(integers, whole)[:, 1:-1, 2:-2])
     with pytest.raises(JaxcompError, match="train on whole images"):
         net.apply(random_variables(net, x), x, valid=True)
 

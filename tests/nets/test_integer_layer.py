@@ -1,5 +1,7 @@
 """One layer against plain NumPy, in values and in gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ def _case(options, seed=0, size=(3, 3)):
 )
 def test_values_are_those_of_exact_arithmetic_on_the_quantised_weights(options):
     x, kernel, bias = _case(options)
-    layer = integers_of(kernel, bias, options)
+    layer = jax.jit(integers_of, static_argnums=2)(kernel, bias, options)
     weights = dequantise_weights(layer, source=options.source, target=options.target)
     units = 2.0 ** (np.asarray(layer.shift) + options.target.fraction)
     smooth = np.zeros((2, 6, 5, 6))
@@ -45,10 +47,10 @@ def test_values_are_those_of_exact_arithmetic_on_the_quantised_weights(options):
     smooth += np.asarray(layer.bias) / units
     low = 0 if options.relu else options.target.low
     wanted = np.clip(np.floor(smooth / options.target.step + 0.5), low, options.target.high)
-    y = run(layer, quantise(x, options.source), options)
+    y = jax.jit(run, static_argnums=2)(layer, quantise(x, options.source), options)
     np.testing.assert_array_equal(y, wanted)
     assert y.dtype == options.target.dtype and len(np.unique(y)) > 5
-    trained = train(x, kernel, bias, options)
+    trained = jax.jit(train, static_argnums=3)(x, kernel, bias, options)
     np.testing.assert_array_equal(trained, wanted * options.target.step)
 
 
@@ -58,7 +60,8 @@ def test_the_gradient_is_that_of_the_float_layer_where_nothing_clips():
     direction = jax.random.normal(jax.random.key(0), (2, 6, 5, 6))
 
     def gradient(layer):
-        return jax.grad(lambda *a: (layer(*a, options) * direction).sum(), argnums=(0, 1, 2))(*case)
+        smooth = jax.grad(lambda *a: (layer(*a, options) * direction).sum(), argnums=(0, 1, 2))
+        return jax.jit(smooth)(*case)
 
     for got, wanted in zip(gradient(train), gradient(float_layer), strict=True):
         assert np.abs(wanted).max() > 1
@@ -73,8 +76,9 @@ def test_the_gradient_stops_at_a_clipped_output_unless_it_leads_back():
     assert _moves(x, kernel, 50, 1, options) and not _moves(x, kernel, 50, -1, options)
 
 
+@functools.partial(jax.jit, static_argnums=4)
 def _moves(x, kernel, bias, direction, options):
-    bias = jnp.array([float(bias)])
+    bias = jnp.float32(bias)[None]
     return jax.grad(lambda b: direction * train(x, kernel, b, options).sum())(bias)[0] != 0
 
 
