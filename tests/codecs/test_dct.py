@@ -181,13 +181,16 @@ def test_symbols_hold_every_magnitude():
     )
 
 
+FORWARD = jax.jit(lambda samples: dct_transform.forward(dct_transform.to_planes(samples)))
+INVERSE = jax.jit(dct_transform.inverse)
+
+
 @pytest.mark.parametrize("mode", range(dct_transform.MODES))
 def test_inverse_undoes_forward(mode):
     rng = np.random.default_rng(mode)
     blocks = jnp.asarray(rng.integers(0, 256, (3, 32, 32, 3)), jnp.float32)
-    planes = dct_transform.to_planes(blocks)
-    values = np.rint(np.asarray(dct_transform.forward(planes))[mode] * 8).astype(np.int32)
-    back = dct_transform.inverse(jnp.asarray(values), jnp.full((3, 4), mode))
+    values = np.rint(np.asarray(FORWARD(blocks))[mode] * 8).astype(np.int32)
+    back = INVERSE(values, np.full((3, 4), mode))
     samples = np.asarray(dct_transform.to_samples(back)).transpose(0, 2, 3, 1)
     assert np.abs(samples - np.asarray(blocks)).max() <= 1
 
@@ -218,8 +221,8 @@ def test_no_overflow_for_the_worst_coefficients(mode):
             worst = np.sign(np.outer(rows[:, pixel], columns[:, pixel])).astype(np.int64) << 20
             expected = np.tile(by_wide_integers(worst, rows, columns), (1, 3, 2, 2))
             values = np.tile(worst, (1, 4, 1, 1, 1))
-        values = jnp.asarray(np.tile(values, (1, 1, 3, 1, 1)), jnp.int32)
-        out = dct_transform.inverse(values, jnp.full((1, 4), mode))
+        values = np.tile(values, (1, 1, 3, 1, 1)).astype(np.int32)
+        out = INVERSE(values, np.full((1, 4), mode))
         np.testing.assert_array_equal(out, expected)
         assert np.abs(expected).max() == dct_transform.LIMIT
 
@@ -230,7 +233,8 @@ def test_filter_keeps_what_is_flat(params):
     flat = jnp.full((3, size), 777, "int32")
     weights = dct_filter.join(params.weights[3])
     place = jnp.zeros(size, "int32")
-    out = dct_filter.restore(flat, place, jnp.int32(stride), jnp.int32(640), jnp.asarray(weights))
+    restore = jax.jit(dct_filter.restore)
+    out = restore(flat, place, jnp.int32(stride), jnp.int32(640), jnp.asarray(weights))
     np.testing.assert_array_equal(out, flat)
     assert len(where) == size
     assert 12 * 2 * 2100 * int(np.abs(weights).max()) < 2**31
