@@ -23,6 +23,7 @@ from jaxcomp.codecs.latent_transforms import BLOCK, dct_basis, to_planes
 from jaxcomp.codecs.quality import RATE_WEIGHT
 from jaxcomp.nets.integer import to_integers
 from jaxcomp.nets.resample import space_to_depth
+from tests.codecs.designs import QUICK
 
 DESIGN = Design("channel_conditional", (24, 8), side=8, width=16, passes=(2,), split=True)
 STEP, HEIGHT, WIDTH = 16 * 20, 50, 60
@@ -51,7 +52,7 @@ def frozen():
         return leaf + jnp.asarray(noise, jnp.float32)
 
     def integers(net, *inputs):
-        params = jax.jit(net.init)(jax.random.key(1), *inputs)
+        params = jax.jit(net.init, compiler_options=QUICK)(jax.random.key(1), *inputs)
         return to_integers(net, jax.tree_util.tree_map_with_path(stir, params), *inputs)
 
     wide, narrow = (
