@@ -14,9 +14,11 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.kernels import dispatch, quant_matmul_lax
+from jaxcomp.kernels import dispatch, quant_matmul_lax, quant_matmul_triton
 from jaxcomp.kernels.packing import TRITS, least_tile, tile_bytes
 from jaxcomp.kernels.quant_matmul_lax import Storage
+
+KERNELS = {"cuda": quant_matmul_triton}
 
 
 def run(
@@ -147,6 +149,27 @@ def reference(x, codes, scales, *, storage: Storage, out: str):
     return (y.astype(out),)
 
 
+def supports(x, codes, scales, *, storage: Storage, platform: str) -> bool:
+    """Whether `platform` ("cuda" or "tpu") has a kernel for arguments of these shapes and dtypes.
+
+    Arrays or their shapes; scales have a column for each of n; x is of floats, or of int8 for
+    quant_matmul_int8.
+    """
+    at = quant_matmul_lax.layout(codes, scales, storage)
+    return platform in KERNELS and KERNELS[platform].supports(x.dtype, at, storage)
+
+
+def _on(platform: str):
+    """The platform's kernel where it supports the arguments, else the reference."""
+
+    def lowered(x, codes, scales, *, storage, out):
+        if not supports(x, codes, scales, storage=storage, platform=platform):
+            return reference(x, codes, scales, storage=storage, out=out)
+        return KERNELS[platform].call(x, codes, scales, storage=storage, out=out)
+
+    return lowered
+
+
 def _shapes(x, codes, scales, *, storage, out):
     return [((x.shape[0], codes.shape[1 - storage.axis]), jnp.dtype(out))]
 
@@ -169,5 +192,9 @@ def _fold(batch, arrays, **static):
 
 
 _run = dispatch.primitive(
-    "quant_matmul", shapes=_shapes, reference=reference, kernels={}, fold=_fold
+    "quant_matmul",
+    shapes=_shapes,
+    reference=reference,
+    kernels={platform: _on(platform) for platform in ("cuda", "tpu")},
+    fold=_fold,
 )

@@ -7,7 +7,6 @@ largest magnitude (symmetric, 127 levels on either side); `run_quantised` takes 
 The gradient of `run` is that of the product with x as it was: straight through.
 """
 
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8, Num
@@ -116,6 +115,22 @@ def reference(x_codes, x_scale, codes, scales, *, storage: Storage, out: str):
     return ((y * x_scale).astype(out),)
 
 
+supports = quant_matmul.supports  # of x_codes, codes and scales
+
+
+def _on(platform: str):
+    """The platform's kernel where it supports the arguments, else the reference."""
+
+    def lowered(x_codes, x_scale, codes, scales, *, storage, out):
+        static = {"storage": storage, "out": out}
+        kernel = quant_matmul.KERNELS[platform]
+        if not supports(x_codes, codes, scales, storage=storage, platform=platform):
+            return reference(x_codes, x_scale, codes, scales, **static)
+        return kernel.call(x_codes, codes, scales, x_scale, **static)
+
+    return lowered
+
+
 def _shapes(x_codes, x_scale, codes, scales, *, storage, out):
     return [((x_codes.shape[0], codes.shape[1 - storage.axis]), jnp.dtype(out))]
 
@@ -125,5 +140,9 @@ def _fold(batch, arrays, **static):
 
 
 _run = dispatch.primitive(
-    "quant_matmul_int8", shapes=_shapes, reference=reference, kernels={}, fold=_fold
+    "quant_matmul_int8",
+    shapes=_shapes,
+    reference=reference,
+    kernels={platform: _on(platform) for platform in ("cuda", "tpu")},
+    fold=_fold,
 )

@@ -27,9 +27,13 @@ from jaxcomp.kernels.packing import TRITS, TRITS_PER_BYTE, planes, tile_bytes
 BLOCK = 1 << 17
 # With many rows of x a product is worth more than the cache: fewer, larger ones.
 MANY_ROWS, MANY_BLOCK = 32, 1 << 20
-# Columns of a block: n is contiguous for axis 0, k for axis 1, and long runs are what is fast.
-COLUMNS = (4096, 64)
-INT8_COLUMNS = (4096, 1024)
+# Long runs of memory are fast: for axis 0 a block has this many columns and as many rows as fit,
+# for axis 1 all of k and as many columns as fit, but no fewer than a product is worth.
+COLUMNS, LEAST_COLUMNS = 4096, 16
+# Integers take less room. With a scale per group each group is a product of its own, for axis 1
+# over this many columns.
+INT8_BLOCK, INT8_COLUMNS = 1 << 24, 4096
+INT8_BLOCK_0 = 1 << 20
 # An int8 product of fewer rows leaves the fast path of XLA on a CPU (16.8 ms for 0.7).
 INT8_ROWS = 8
 
@@ -43,7 +47,7 @@ class Storage(NamedTuple):
     bits: int
     tile: int
     axis: int
-    offset: float
+    offset: float | int
     table: tuple[float, ...] | None
 
 
@@ -58,7 +62,7 @@ class Layout(NamedTuple):
     per_group: int
 
 
-def layout(codes: jax.Array, scales: jax.Array, storage: Storage) -> Layout:
+def layout(codes, scales, storage: Storage) -> Layout:
     """Of codes and scales as they lie along storage.axis."""
     bits, tile, axis = storage.bits, storage.tile, storage.axis
     n, groups, length = codes.shape[1 - axis], scales.shape[axis], codes.shape[axis]
@@ -140,12 +144,22 @@ class _Spot(NamedTuple):
 
 
 def _blocks(at: Layout, axis: int, m: int, one_group: bool = False) -> _Blocks:
-    columns = min(at.columns, (INT8_COLUMNS if one_group else COLUMNS)[axis])
-    length = (BLOCK if m < MANY_ROWS else MANY_BLOCK) // columns
+    """The block for m rows of x; with one_group, never of more than one scale."""
+    whole = at.per_group == at.tiles
+    block = BLOCK if m < MANY_ROWS else MANY_BLOCK
+    if axis == 0:
+        columns = COLUMNS
+        block = max(block, INT8_BLOCK_0) if one_group else block
+    elif one_group:
+        columns = INT8_COLUMNS if not whole else INT8_BLOCK // (at.tiles * at.rows)
+        block = max(block, INT8_BLOCK)
+    else:
+        columns = block // (at.tiles * at.rows)
+    columns = min(at.columns, max(columns, LEAST_COLUMNS))
+    length = block // columns
     if length < at.rows:
         return _Blocks(1, length, columns)
     tiles = min(at.tiles, length // at.rows)
-    whole = at.per_group == at.tiles
     if not whole and tiles > at.per_group and not one_group:
         tiles -= tiles % at.per_group
     elif not whole:
@@ -160,9 +174,13 @@ def _loop(at: Layout, size: _Blocks, body, carry):
     exact = at.tiles % size.tiles == 0 and at.rows % size.rows == 0
     exact_columns = at.columns % size.columns == 0
 
+    def divide(i, by):  # // and % mind signs
+        return lax.div(i, jnp.int32(by)), lax.rem(i, jnp.int32(by))
+
     def turn(i, carry):
-        column_index, inner = i // (by_tile * by_row), i % (by_tile * by_row)
-        wanted = (inner // by_row * size.tiles, inner % by_row * size.rows)
+        column_index, inner = divide(i, by_tile * by_row)
+        tile_index, row_index = divide(inner, by_row)
+        wanted = (tile_index * size.tiles, row_index * size.rows)
         wanted_column = column_index * size.columns
         tile = jnp.minimum(wanted[0], at.tiles - size.tiles)
         row = jnp.minimum(wanted[1], at.rows - size.rows)
@@ -181,19 +199,26 @@ def _loop(at: Layout, size: _Blocks, body, carry):
     return lax.fori_loop(0, turns, turn, carry)
 
 
+def _place(along_k: tuple, along_n, axis: int) -> tuple:
+    return (*along_k, along_n) if axis == 0 else (along_n, *along_k)
+
+
 def _reader(codes: jax.Array, at: Layout, size: _Blocks, storage: Storage):
     """read(spot) -> the codes of each slice of a block: [tiles, rows, n], or n first for axis 1."""
-    if storage.axis == 0:
-        codes = codes.reshape(at.tiles, at.chunks, at.rows, at.columns)
-    else:
-        codes = codes.reshape(at.columns, at.tiles, at.chunks, at.rows)
+    # An axis of length 1 is left out: XLA gives it a layout of its own, and copies all codes.
+    lengths = (at.tiles, at.chunks, at.rows)
+    kept = [i for i, length in enumerate(lengths) if length > 1]
+
+    def place(along_k, along_n):
+        return _place(tuple(along_k[i] for i in kept), along_n, storage.axis)
+
+    codes = codes.reshape(place(lengths, at.columns))
+    shape = place((size.tiles, at.chunks, size.rows), size.columns)
+    full = _place((size.tiles, at.chunks, size.rows), size.columns, storage.axis)
 
     def read(spot):
-        first, shape = (spot.tile, 0, spot.row), (size.tiles, at.chunks, size.rows)
-        if storage.axis == 0:
-            block = lax.dynamic_slice(codes, (*first, spot.column), (*shape, size.columns))
-        else:
-            block = lax.dynamic_slice(codes, (spot.column, *first), (size.columns, *shape))
+        block = lax.dynamic_slice(codes, place((spot.tile, 0, spot.row), spot.column), shape)
+        block = block.reshape(full)
 
         def chunk(i):
             return lax.index_in_dim(block, i, axis=1 + storage.axis, keepdims=False)
@@ -205,7 +230,7 @@ def _reader(codes: jax.Array, at: Layout, size: _Blocks, storage: Storage):
 
 def _scale(scales: jax.Array, spot: _Spot, at: Layout, size: _Blocks, axis: int) -> jax.Array:
     """The scales of a block in float32: [groups, n], or [n, groups] for axis 1."""
-    first, count = spot.tile // at.per_group, max(1, size.tiles // at.per_group)
+    first, count = lax.div(spot.tile, jnp.int32(at.per_group)), max(1, size.tiles // at.per_group)
     start, shape = (first, spot.column), (count, size.columns)
     start, shape = (start, shape) if axis == 0 else (start[::-1], shape[::-1])
     return lax.dynamic_slice(scales, start, shape).astype(jnp.float32)
@@ -254,15 +279,20 @@ def matmul(
     read = _reader(codes, at, size, storage)
     xs = slices(x.astype(jnp.float32), at, storage)
     by_column = at.per_group == at.tiles  # one scale for all of k: applied to the result
+    by_block = size.tiles <= at.per_group  # one scale for all of a block's k: to its product
 
     def body(y, spot):
         scale = None if by_column else _scale(scales, spot, at, size, axis)
         total = 0
         for part, one in zip(_part(xs, spot, size), read(spot), strict=True):
             weight = levels(one, storage)
-            one_scale = jnp.ones((1, 1)) if by_column else scale
-            weight = _scaled(weight, one_scale, axis)
+            if by_block:
+                weight = weight.reshape((-1, size.columns) if axis == 0 else (size.columns, -1))
+            else:
+                weight = _scaled(weight, scale, axis)
             total += lax.dot_general(part, weight, (((1,), (axis,)), ((), ())))
+        if by_block and not by_column:
+            total *= scale.reshape(1, -1)
         if spot.new_columns is not None:
             total = jnp.where(spot.new_columns, total, 0)
         return _add(y, total, (0, spot.column))

@@ -16,8 +16,9 @@ from tests.kernels.quant_cases import QUICK, case
 def small_blocks(monkeypatch):
     """Blocks that overlap in columns, in tiles and in rows of a tile."""
     monkeypatch.setattr(quant_matmul_lax, "BLOCK", 150)
-    monkeypatch.setattr(quant_matmul_lax, "COLUMNS", (13, 8))
-    monkeypatch.setattr(quant_matmul_lax, "INT8_COLUMNS", (13, 8))
+    for name, columns in (("COLUMNS", 13), ("INT8_COLUMNS", 8), ("LEAST_COLUMNS", 8)):
+        monkeypatch.setattr(quant_matmul_lax, name, columns)
+    monkeypatch.setattr(quant_matmul_lax, "INT8_BLOCK", 150)
 
 
 def _everything(each):
