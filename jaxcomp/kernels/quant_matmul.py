@@ -14,11 +14,16 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.kernels import dispatch, quant_matmul_lax, quant_matmul_triton
+from jaxcomp.kernels import (
+    dispatch,
+    quant_matmul_lax,
+    quant_matmul_mosaic,
+    quant_matmul_triton,
+)
 from jaxcomp.kernels.packing import TRITS, least_tile, tile_bytes
 from jaxcomp.kernels.quant_matmul_lax import Storage
 
-KERNELS = {"cuda": quant_matmul_triton}
+KERNELS = {"cuda": quant_matmul_triton, "tpu": quant_matmul_mosaic}
 
 
 def run(
