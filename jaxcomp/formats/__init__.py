@@ -35,10 +35,13 @@ if TYPE_CHECKING:
     from jaxcomp.formats.integer import UINT8 as UINT8
     from jaxcomp.formats.leaf import Leaf as Leaf
     from jaxcomp.formats.leaf import dense as dense
+    from jaxcomp.formats.low_rank import LowRank as LowRank
+    from jaxcomp.formats.low_rank import low_rank as low_rank
     from jaxcomp.formats.product import dot as dot
     from jaxcomp.formats.product import take as take
     from jaxcomp.formats.qtensor import QTensor as QTensor
     from jaxcomp.formats.qtensor import quantize as quantize
+    from jaxcomp.formats.sum import Sum as Sum
 
 load_on_use(
     __name__,
@@ -52,7 +55,9 @@ load_on_use(
             *("UINT4", "UINT4_G32", "UINT4_G64", "UINT4_G128", "UINT8"),
         ),
         "leaf": ("Leaf", "dense"),
+        "low_rank": ("LowRank", "low_rank"),
         "product": ("dot", "take"),
         "qtensor": ("QTensor", "quantize"),
+        "sum": ("Sum",),
     },
 )

@@ -96,6 +96,25 @@ def part_axis(packed: Packed, axis: int) -> int:
     return axis + len(right) - 1 if right else axis
 
 
+def is_shared(part: jax.Array, packed: Packed) -> bool:
+    """Whether a part has one value for all outputs: its free axes have size 1."""
+    return part.size == part.shape[merged_axis(packed)]
+
+
+def repacked(leaf: Leaf, move: Callable[[int], int]) -> Leaf:
+    """The leaf, and leaves that it is made of, with packed axis move(a) in place of each a."""
+
+    def each(name, value):
+        if name == "packed":
+            return tuple((move(axis), size) for axis, size in value)
+        if isinstance(value, tuple) and any(isinstance(x, Leaf) for x in value):
+            return tuple(repacked(x, move) for x in value)
+        return repacked(value, move) if isinstance(value, Leaf) else value
+
+    fields = [field.name for field in dataclasses.fields(leaf)]
+    return dataclasses.replace(leaf, **{name: each(name, getattr(leaf, name)) for name in fields})
+
+
 def map_leading(
     function: Callable[..., jax.Array], leaf: Leaf, *arrays: jax.Array, out_axis: int = 0
 ) -> jax.Array:

@@ -1,13 +1,12 @@
 """Rows of a packed weight: gathers (embeddings), batches of matrices, ragged products."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcomp.formats.leaf import Leaf, part_axis
+from jaxcomp.formats.leaf import Leaf, part_axis, repacked
 from jaxcomp.lift.view import View, whole
 
 
@@ -17,9 +16,8 @@ def batch_first(leaf: Leaf, axes: tuple[int, ...]) -> Leaf:
     if axes == tuple(range(-rank, -rank + len(axes))):
         return leaf
     places = [part_axis(leaf.packed, axis) for axis in axes]
-    packed = tuple((a + sum(b > a for b in axes), size) for a, size in leaf.packed)
     moved = jax.tree.map(lambda part: jnp.moveaxis(part, places, range(len(places))), leaf)
-    return dataclasses.replace(moved, packed=packed)
+    return repacked(moved, lambda axis: axis + sum(b > axis for b in axes))
 
 
 def rows(view: View, indices: jax.Array, equation: Any) -> Any:

@@ -6,7 +6,7 @@ bodies (control_flow.py). Whatever else meets a view gets the dense array, and t
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxcomp.lift.product import plan
 from jaxcomp.lift.view import View
 
 
+@runtime_checkable
 class Handler(Protocol):
     """What meets the weights. state threads through loops: arrays by path, {} where not used."""
 
