@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from jaxcomp.formats.qtensor import QTensor as QTensor
     from jaxcomp.formats.qtensor import quantize as quantize
     from jaxcomp.formats.sum import Sum as Sum
+    from jaxcomp.formats.transformed import Transformed as Transformed
 
 load_on_use(
     __name__,
@@ -59,5 +60,6 @@ load_on_use(
         "product": ("dot", "take"),
         "qtensor": ("QTensor", "quantize"),
         "sum": ("Sum",),
+        "transformed": ("Transformed",),
     },
 )

@@ -8,7 +8,9 @@ zeros  None, or as scales
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,9 +23,7 @@ from jaxcomp.formats import format as grids
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import Layout, from_matrix, merged_axis, to_matrix, unmerge
 from jaxcomp.formats.leaf import Leaf, leaf_class, map_leading, static
-from jaxcomp.kernels import packing, quant_matmul
-
-E8M0_BIAS = 127  # OCP microscaling formats 1.0, section 5.4.1: 2**(byte - 127)
+from jaxcomp.kernels import packing, quant_matmul, quant_matmul_int8
 
 
 @leaf_class
@@ -53,15 +53,28 @@ class QTensor(Leaf):
         return unmerge(true, self.packed).astype(self.dtype)
 
     def matmul(self, x: jax.Array) -> jax.Array:
+        return self._multiplied(x, functools.partial(quant_matmul.run, table=self.format.table))
+
+    @property
+    def has_integers(self) -> bool:
+        """Whether its levels are integers of 8 bits, so that matmul_int8 works."""
+        table = self.format.table
+        return table is None or table == tuple(range(len(table)))
+
+    def matmul_int8(self, x: jax.Array) -> jax.Array:
+        """matmul with each row of x rounded to int8; the products are sums of integers."""
+        return self._multiplied(x, quant_matmul_int8.run)
+
+    def _multiplied(self, x: jax.Array, run: Callable[..., jax.Array]) -> jax.Array:
         axis = self.codes.ndim + merged_axis(self.packed)
         left, right = self.codes.shape[:axis], self.codes.shape[axis + 1 :]
         if left and right:  # outputs on both sides of the packed axis
-            return map_leading(lambda w: w.matmul(x), self, out_axis=1)
+            return map_leading(lambda w: w._multiplied(x, run), self, out_axis=1)
         scales, zeros = read(self.scales, self.zeros, self.format)
         if zeros is not None and self.codes.dtype == jnp.int8:
             zeros = zeros - 128  # as the signed codes are
         kept = [None if p is None else _flat(p, left) for p in (self.codes, scales, zeros)]
-        out = quant_matmul.run(x, *kept, **self._static(), axis=1 if left else 0)
+        out = run(x, *kept, **self._static(), axis=1 if left else 0)
         return out.reshape(x.shape[0], *left, *right)
 
     def kernel(self, platform: str) -> tuple[str, str]:
@@ -75,7 +88,6 @@ class QTensor(Leaf):
             "tile": format.tile,
             "group": -1 if format.group is None else format.group,
             "offset": 0 if signed else format.offset,
-            "table": format.table,
         }
 
     def describe(self) -> str:
@@ -178,9 +190,9 @@ def read(scales: Any, zeros: Any, format: Format) -> tuple[jax.Array, jax.Array 
 def _keep(x: jax.Array, how: "str | Format") -> Any:
     if isinstance(how, Format):
         return from_groups(x, how)
-    if how == "e8m0":  # round to nearest power of two, in the exponent
+    if how == "e8m0":  # the nearest power of two, in the exponent
         exponent = jnp.round(jnp.log2(jnp.maximum(x, 2.0**-126)))
-        return jnp.clip(exponent + E8M0_BIAS, 0, 254).astype(jnp.uint8)
+        return jnp.clip(exponent + grids.E8M0_BIAS, 0, 254).astype(jnp.uint8)
     return x.astype(how)
 
 
@@ -188,7 +200,7 @@ def _read(kept: Any, how: "str | Format") -> jax.Array:
     if isinstance(kept, QTensor):
         return kept.dense().astype(jnp.float32)
     if how == "e8m0":
-        return jnp.exp2(kept.astype(jnp.float32) - E8M0_BIAS)
+        return grids.power_of_two(kept)
     return kept.astype(jnp.float32)
 
 
