@@ -19,24 +19,24 @@ from jaxcomp.kernels.quant_matmul_lax import Layout, Storage, code, layout, leve
 # Two programs for each of an H100's or H200's 132 multiprocessors, so that loads overlap.
 PROGRAMS = 264
 MOST_SPLITS = 16  # beyond this the partial sums cost what the codes do
-LEAST_DEPTH = {False: 16, True: 32}  # of one product on tensor cores: floats, integers
-MOST_DEPTH = 64
+# Of one product on tensor cores, for floats and for integers.
+LEAST_DEPTH, MOST_DEPTH = {False: 16, True: 32}, {False: 64, True: 128}
 # The bits of 2**7, 2**10 and 2**23, below which a mantissa counts in ones: or-ing a small integer
 # in and subtracting is a conversion at full speed (int to float runs at a quarter of it).
 ONES = {"bfloat16": (0x4300, 7), "float16": (0x6400, 10), "float32": (0x4B000000, 23)}
 
 
-def depth(at: Layout, storage: Storage) -> int:
+def depth(at: Layout, integers: bool) -> int:
     """Rows of bytes that are taken at a time: a power of two that divides a tile's."""
-    return math.gcd(at.rows, MOST_DEPTH)
+    return math.gcd(at.rows, MOST_DEPTH[integers])
 
 
 def supports(x_dtype, at: Layout, storage: Storage) -> bool:
     """Whether the kernel takes the arguments: 8, 4 or 2 bits, a table of at most 16 levels."""
-    integers = jnp.issubdtype(x_dtype, jnp.integer)
+    integers = x_dtype == jnp.int8
     fits = storage.bits in (2, 4, 8) and x_dtype in (*map(jnp.dtype, ONES), jnp.int8)
     small = storage.table is None or (storage.bits < 8 and len(storage.table) <= 16)
-    return fits and small and depth(at, storage) >= LEAST_DEPTH[integers]
+    return fits and small and depth(at, integers) >= LEAST_DEPTH[integers]
 
 
 def splits(programs: int, steps: int) -> int:
@@ -69,10 +69,10 @@ def call(x, codes, scales, x_scale=None, *, storage: Storage, out: str, interpre
     from jax.experimental.pallas import triton
 
     axis, at = storage.axis, layout(codes, scales, storage)
-    (m, k), n, rows = x.shape, at.columns, depth(at, storage)
+    integers = x.dtype == jnp.int8
+    (m, k), n, rows = x.shape, at.columns, depth(at, integers)
     tile = at.rows if storage.bits == 8 else storage.tile
     by_column = at.per_group == at.tiles
-    integers = x.dtype == jnp.int8
     block_m = next((size for size in (16, 32, 64) if m <= size), 128)
     block_n = 64 if m <= 64 else 128
     grid = pl.cdiv(n, block_n), pl.cdiv(m, block_m)
