@@ -4,6 +4,7 @@ Every check asserts one sentence of the law, on the arguments it is given, and r
 made, so that a test can go on and look at it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,15 @@ import numpy as np
 
 from jaxcomp.base import Codec, EntropyModel, Payload
 from jaxcomp.coding import Stream, Tables, decode, encode, from_bytes, is_finished, pop, to_bytes
+from jaxcomp.formats import dense as to_dense
+from jaxcomp.formats import dot
+from jaxcomp.formats.layout import merged_axis
+from jaxcomp.formats.qtensor import QTensor, unpacked
+from jaxcomp.kernels.packing import pack
+from jaxcomp.lift import lift
 from jaxcomp.nets.fixed_point import dequantise, quantise
 from jaxcomp.nets.integer import to_integers
+from jaxcomp.tree import is_compressed
 
 # Symbols drawn from their tables, at precision 16: what a 32-bit state and 16-bit words cost.
 DRAWN = 1.003
@@ -203,3 +211,73 @@ def check_integer_net(net: Any, variables: Any, x: np.ndarray, *, source: Any, t
     assert y.dtype == target.dtype
     np.testing.assert_array_equal(jax.jit(net.apply)(variables, x), dequantise(y, target))
     return integers, y
+
+
+def check_leaf(leaf: Any, seed: int = 0) -> np.ndarray:
+    """A compressed leaf multiplies as its dense weight does, whole and sliced; returns it dense.
+
+    Leading axes that all parts have may be sliced off; nbytes is what the parts hold.
+    """
+    dense = np.asarray(leaf.dense(), np.float64)
+    assert leaf.shape == dense.shape and leaf.dense().dtype == leaf.dtype
+    assert leaf.nbytes == sum(np.asarray(part).nbytes for part in jax.tree.leaves(leaf))
+    axes = [axis for axis, _ in leaf.packed]
+    sizes = [size for _, size in leaf.packed]
+    x = np.random.default_rng(seed).normal(size=(3, *sizes)).astype(np.float32)
+    out = np.asarray(jax.jit(dot)(x, leaf), np.float64)
+    expected = np.tensordot(x.astype(np.float64), dense, (range(1, 1 + len(sizes)), axes))
+    scale = np.abs(expected).max() + 1e-30
+    np.testing.assert_allclose(out / scale, expected / scale, atol=2e-5)
+    first = -leaf.ndim
+    parts = jax.tree.leaves(leaf)
+    if first not in axes and all(part.shape[0] == dense.shape[0] for part in parts):
+        inner = jax.tree.map(lambda part: part[-1], leaf)
+        if len(inner.shape) > len(axes):
+            np.testing.assert_array_equal(np.asarray(inner.dense(), np.float64), dense[-1])
+    return dense
+
+
+def check_transform(method: Any, w: np.ndarray, *, axes: int = -2, state: Any = None) -> Any:
+    """A Transform of jaxcomp.weights keeps the law of its folder on w; returns the leaf of w.
+
+    On the grid: the dense array of its own leaf, whose groups reach from the lowest to the highest
+    level where a zero is stored per group. Its leaf multiplies as its dense array does.
+    """
+    leaf = method.compress(jnp.asarray(w), state, (axes,))
+    dense = check_leaf(_spanning(leaf)).astype(np.float32)
+    again = method.compress(jnp.asarray(dense, w.dtype), state, (axes,))
+    np.testing.assert_array_equal(np.asarray(again.dense(), np.float32), dense)
+    return leaf
+
+
+def check_lift(fn: Callable[..., Any], params: Any, *arguments: Any, atol: float = 1e-4) -> Any:
+    """lift(fn)(compressed) equals fn on the dense weights of the same leaves; returns the report.
+
+    With and without jit.
+    """
+    lifted = lift(fn)
+    dense = jax.tree.map(to_dense, params, is_leaf=is_compressed)
+    expected = jax.jit(fn)(dense, *arguments)
+    for found in (lifted(params, *arguments), jax.jit(lifted)(params, *arguments)):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert a.dtype == b.dtype and a.shape == b.shape
+            np.testing.assert_allclose(
+                np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=1e-3, atol=atol
+            )
+    return lifted.report(params, *arguments)
+
+
+def _spanning(leaf: Any) -> Any:
+    """A QTensor with zeros, its first two codes of each group made the lowest and the highest."""
+    if not isinstance(leaf, QTensor) or leaf.zeros is None:
+        return leaf
+    axis, format = merged_axis(leaf.packed), leaf.format
+    codes = np.moveaxis(np.array(unpacked(leaf.codes, format, axis)), axis, -1)
+    group = codes.shape[-1] if format.group in (-1, None) else format.group
+    codes[..., ::group], codes[..., 1::group] = 0, (1 << format.bits) - 1
+    codes = jnp.asarray(np.moveaxis(codes, -1, axis))
+    if leaf.codes.dtype == jnp.int8:
+        kept = (codes - 128).astype(jnp.int8)
+    else:
+        kept = pack(codes.astype(jnp.uint8), format.bits, axis=axis, tile=format.tile)
+    return dataclasses.replace(leaf, codes=kept)

