@@ -1,17 +1,19 @@
 """Functions inside a traced function, walked into: jit, remat, scan, while, cond.
 
 Views that a body closes over stay views in it. A view among the xs of a scan is scanned part by
-part; a view that a loop carries has to be dense. What the handler gathers is threaded through: what
-belongs to a scanned weight goes along with it, the rest is carried.
+part; a view that a loop carries has to be dense. What the handler gathers is carried through, and a
+view that is scanned knows the index that it is at.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxcomp.formats.leaf import Leaf
-from jaxcomp.lift.view import Atom, Source, View
+from jaxcomp.lift.view import Atom, View, cut
 from jaxcomp.lift.walk import Handler, bind, dense, evaluate
 
 
@@ -43,8 +45,7 @@ def _remat(equation, values, handler):
 
 def _with(view: View, array: Any) -> View:
     """The view of the same source, whose arrays have become others."""
-    source = Source(view.source.path, array, view.source.at, view.source.ndim)
-    return View(source, view.axes, view.dtype)
+    return dataclasses.replace(view, source=dataclasses.replace(view.source, array=array))
 
 
 def _scan(equation, values, handler: Handler):
@@ -56,29 +57,24 @@ def _scan(equation, values, handler: Handler):
         v if _scannable(v) else dense(v, handler, "scan", "not scanned along its first axis")
         for v in xs
     ]
-    scanned = {v.source.path for v in xs if isinstance(v, View)}
-    along = {path: s for path, s in handler.state.items() if path in scanned}
-    rest = {path: s for path, s in handler.state.items() if path not in scanned}
     body_jaxpr = params["jaxpr"]
 
     def body(now, step):
-        carry, rest = now
-        arrays, along = step
-        handler.state = {**rest, **along}
+        carry, handler.state = now
+        arrays, index = step
         inside = [
-            _inner(v, array) if isinstance(v, View) else array
+            _inner(v, array, index) if isinstance(v, View) else array
             for v, array in zip(xs, arrays, strict=True)
         ]
         out = evaluate(body_jaxpr.jaxpr, body_jaxpr.consts, [*consts, *carry, *inside], handler)
         out = [dense(v, handler, "scan", "the loop returns it") for v in out]
-        kept = {path: handler.state[path] for path in rest}
-        stacked = {path: handler.state[path] for path in along}
-        return (out[:carried], kept), (out[carried:], stacked)
+        return (out[:carried], handler.state), out[carried:]
 
     arrays = [v.source.array if isinstance(v, View) else v for v in xs]
+    # Only what is gathered has to know which part of a weight it belongs to.
+    index = jnp.arange(params["length"]) if handler.state else None
     options = {"length": params["length"], "reverse": params["reverse"], "unroll": params["unroll"]}
-    (carry, rest), (ys, along) = lax.scan(body, (carry, rest), (arrays, along), **options)
-    handler.state = {**rest, **along}
+    (carry, handler.state), ys = lax.scan(body, (carry, handler.state), (arrays, index), **options)
     return [*carry, *ys]
 
 
@@ -97,9 +93,15 @@ def _scannable(value: Any) -> bool:
     )
 
 
-def _inner(view: View, array: Any) -> View:
-    """The view inside a loop over its first axis."""
-    return View(_with(view, array).source, view.axes[1:], view.dtype)
+def _inner(view: View, array: Any, index: Any) -> View:
+    """The view inside a loop over its first axis; index is None where no state asks for it."""
+    source = view.source
+    known = dict(source.at)
+    if index is not None:
+        axis = -len(source.array.shape)
+        known[axis] = known.get(axis, 0) + index
+    inner = dataclasses.replace(source, array=array, at=tuple(known.items()))
+    return View(inner, view.axes[1:], view.dtype)
 
 
 def _while(equation, values, handler: Handler):
@@ -178,6 +180,19 @@ def _barrier(equation, values, handler):
     return [v if isinstance(v, View) else next(found) for v in values]
 
 
+def _split(equation, values, handler):
+    """jnp.split, the one operation that makes several views of one."""
+    view, axis = values[0], equation.params["axis"]
+    found, start = [], 0
+    for size in map(int, equation.params["sizes"]):
+        part = cut(view, axis, start, size)
+        if part is None:
+            return bind(equation, [dense(view, handler, "split", "not a layout of whole axes")])
+        found.append(part)
+        start += size
+    return found
+
+
 def bind_arrays(equation, values):
     """optimization_barrier over the operands that are arrays."""
     arrays = [v for v in values if not isinstance(v, View)]
@@ -199,4 +214,5 @@ RULES = {
     "custom_vjp_call": _custom_rule,
     "custom_vjp_call_jaxpr": _custom_rule,
     "optimization_barrier": _barrier,
+    "split": _split,
 }

@@ -5,11 +5,14 @@ axes that it sums over: that fixes how the weight will be packed, whatever its l
 batch runs once, and a statistic of the vectors that multiply each weight is kept up to date.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxcomp.base import Statistic, UnsupportedInput
 from jaxcomp.formats.leaf import Leaf, dense
@@ -21,13 +24,17 @@ from jaxcomp.lift.walk import bind, evaluate
 
 
 class Use(NamedTuple):
-    """One operation that meets a weight. Axes are counted from the right."""
+    """One operation that meets a weight. Axes are counted from the right.
+
+    operation   its name
+    contracted  the axes that it sums over; () for lookups and for what is no product
+    single      axes that are met one index at a time: looped over, indexed, or batched with the
+                other operand
+    """
 
     operation: str
-    contracted: tuple[int, ...]  # summed over; () for lookups and what needs the dense weight
-    single: tuple[
-        int, ...
-    ]  # one at a time: looped over, indexed, or batched with the other operand
+    contracted: tuple[int, ...]
+    single: tuple[int, ...]
 
 
 class Observation(NamedTuple):
@@ -35,9 +42,10 @@ class Observation(NamedTuple):
 
     shape    of the weight
     uses     every operation that meets it
-    packed   the axes that its products sum over, counted from the right
+    packed   the axes that most of its products sum over, counted from the right; () if none does
     leading  how many first axes stand for separate matrices (stacked layers, experts)
-    state    the statistic's, with those axes in front; None if nothing was gathered
+    state    the statistic's, with those axes in front, of the products that sum over `packed`;
+             None if nothing was gathered
     """
 
     shape: tuple[int, ...]
@@ -48,8 +56,8 @@ class Observation(NamedTuple):
 
     @property
     def multiplied(self) -> bool:
-        """Whether a product was seen, not only lookups."""
-        return any(use.contracted for use in self.uses)
+        """Whether a product with the whole of `packed` was seen, not only lookups."""
+        return bool(self.packed)
 
 
 def observe(
@@ -58,60 +66,91 @@ def observe(
     batches: Iterable[Any],
     *,
     where: Callable[[str, Any], bool] | None = None,
-    statistic: Statistic | None = second_moment,
+    statistic: Statistic | tuple[Callable[..., Any], Callable[..., Any]] | None = second_moment,
 ) -> dict[str, Observation]:
     """{path: Observation} of the weights in params, over fn(params, *batch) for each batch.
 
     batches    any iterable; a tuple is several arguments. One compiled step per shape of a batch.
+               Batches may be sharded over devices: statistics are those of the whole batch.
     where      (path, leaf) -> bool: which weights are watched; by default every float array of
                params that something multiplies
-    statistic  what is gathered: second_moment, mean_magnitude, max_magnitude, or your own pair of
-               init and update. None only records, from the first batch, which may then hold
-               jax.ShapeDtypeStruct.
+    statistic  what is gathered: second_moment, mean_magnitude, max_magnitude, both(...) of them, or
+               your own (init(size) -> state, update(state, x f32[vectors, size]) -> state).
+               None only records, from the first batch, which may then hold jax.ShapeDtypeStruct.
+
+    Every vector counts, padded positions too unless they are zero: leave padding out of batches.
+    A product with part of a packed axis, and a weight that is changed by arithmetic first, are
+    recorded and not watched; compressed leaves of params run as the dense weights they stand for.
 
     Memory is one batch, its activations, and the statistics: [in, in] float32 for second moments.
     Raises UnsupportedInput where there is no batch, or where selects nothing that is multiplied.
     """
-    batches = iter(batches)
-    try:
-        batch = next(batches)
-    except StopIteration:
+    if isinstance(batches, dict | str) or hasattr(batches, "dtype"):
         raise UnsupportedInput(
-            "expected a batch, got an empty iterable; pass one or more"
-        ) from None
+            f"expected an iterable of batches, got one {type(batches).__name__}; pass [batch]"
+        )
+    if statistic is not None and not isinstance(statistic, Statistic):
+        statistic = Statistic(*statistic, "statistic")
+    batches = iter(batches)
+    batch = next(batches, _NONE)
+    if batch is _NONE:
+        raise UnsupportedInput("expected a batch, got an empty iterable; pass one or more")
     record = _record(fn, params, batch, where)
     watched = {path: seen for path, seen in record.items() if seen.multiplied}
     if not watched:
         raise UnsupportedInput(
-            "expected a selected weight that fn multiplies, got none; met: "
-            f"{', '.join(record) or 'no float array'}. Check where= and that fn uses params"
+            "expected a selected weight that fn multiplies, got none; "
+            f"{_met(record)}. Check where=, and that fn uses its first argument"
         )
     if statistic is None:
         return record
+    place = _everywhere(params, batch)
     state = {path: _begin(statistic, seen) for path, seen in watched.items()}
+    state = state if place is None else jax.device_put(state, place)
 
     programs: dict[Any, Any] = {}
-    while True:
+    while batch is not _NONE:
         call = split(fn, (params, *_arguments(batch)), {})
+        arrays, call = call.arrays, call._replace(arrays=[])  # a program must not keep its batch
         key = (call.static, call.tree)
         if key not in programs:
             programs[key] = jax.jit(
                 lambda state, arrays, call=call: _watch(call, arrays, state, watched, statistic),
                 donate_argnums=0,
+                out_shardings=place,
             )
-        state = programs[key](state, call.arrays)
-        try:
-            batch = next(batches)
-        except StopIteration:
-            break
+        state = programs[key](state, arrays)
+        del arrays, batch  # nor does the next one have to find room beside it
+        batch = next(batches, _NONE)
     return {
         path: seen._replace(state=state[path]) if path in state else seen
         for path, seen in record.items()
     }
 
 
+_NONE = object()
+
+
 def _arguments(batch: Any) -> tuple[Any, ...]:
     return batch if isinstance(batch, tuple) else (batch,)
+
+
+def _met(record: dict[str, Observation]) -> str:
+    if not record:
+        return "nothing of params is used"
+    met = [
+        f"{path} by {', '.join(u.operation for u in seen.uses)}" for path, seen in record.items()
+    ]
+    return "met are " + "; ".join(met[:8])
+
+
+def _everywhere(*trees: Any) -> NamedSharding | None:
+    """Where statistics of sharded arrays lie: on every device of their mesh."""
+    for x in jax.tree.leaves(trees):
+        place = getattr(x, "sharding", None)
+        if isinstance(place, NamedSharding) and place.mesh.size > 1:
+            return NamedSharding(place.mesh, PartitionSpec())
+    return None
 
 
 def _record(fn, params, batch, where) -> dict[str, Observation]:
@@ -123,15 +162,12 @@ def _record(fn, params, batch, where) -> dict[str, Observation]:
     shapes = dict(zip(call.paths, (x.shape for x in call.arrays), strict=True))
     found = {}
     for path, uses in handler.uses.items():
-        products = [use for use in uses if use.contracted]
+        kinds = [use.contracted for use in uses if use.contracted]
+        packed = max(kinds, key=kinds.count, default=())
         rank = len(shapes[path])
-        packed: tuple[int, ...] = (-1,)  # rows that are only looked up
-        if products:
-            kinds = [use.contracted for use in products]
-            packed = max(kinds, key=kinds.count)
-        same = [use for use in products if use.contracted == packed]
+        single = {axis for use in uses if use.contracted == packed for axis in use.single}
         leading = 0
-        while products and all(leading - rank in use.single for use in same):
+        while packed and leading - rank in single:
             leading += 1
         found[path] = Observation(shapes[path], tuple(dict.fromkeys(uses)), packed, leading, None)
     return found
@@ -147,10 +183,8 @@ def _selected(call, where) -> set[str]:
 
 
 def _begin(statistic: Statistic, seen: Observation) -> Any:
-    size = 1
-    for axis in seen.packed:
-        size *= seen.shape[axis]
     lead = seen.shape[: seen.leading]
+    size = math.prod(seen.shape[axis] for axis in seen.packed)
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*lead, *x.shape)), statistic.init(size))
 
 
@@ -181,58 +215,84 @@ class _Watcher:
 
     def _use(self, view: View, operation: str, contracted=(), batch=()) -> None:
         source = view.source
-        rank = len(source.array.shape)
-        looped = range(-source.ndim, -rank)
-        single = sorted({*looped, *(axis for axis, _ in source.at), *batch})
-        use = Use(operation, tuple(contracted), tuple(single))
+        shape = source.array.shape
+        single = {*range(-source.ndim, -len(shape)), *batch}
+        single |= {axis for axis, _ in source.at if axis < -len(shape) or shape[axis] == 1}
+        use = Use(operation, tuple(contracted), tuple(sorted(single)))
         self.uses.setdefault(source.path, []).append(use)
 
-    def _gather(self, view: View, contracted, batch, vectors: Callable[[], jax.Array]) -> None:
-        """Update the statistic with vectors [*batch, rows, in]."""
+    def _meet(self, view, operation, contracted, batch, vectors, x, one=None) -> None:
+        """A product: its use, and the statistic of vectors(x) [*batch, rows, in].
+
+        With `one`, vectors(x) is a tree of arrays [*batch, ...], and one(x, item) is [rows, in]:
+        the matrices then take turns.
+        """
         source = view.source
+        at = dict(source.at)
+        if any(axis in at for axis in contracted):
+            return self._use(view, f"{operation} with a part of it")
+        self._use(view, operation, contracted, batch)
         seen = self.watched.get(source.path)
         if seen is None or seen.packed != tuple(contracted):
-            return
-        at = dict(source.at)
-        axes = range(-len(source.array.shape), -len(seen.shape) + seen.leading)
+            return None
+        rank, looped = len(seen.shape), -len(source.array.shape)
+        leading = list(range(-rank, seen.leading - rank))
+        if source.cuts.intersection(leading):  # of which matrices these are the inputs is not known
+            return None
 
-        def update(state, x, axes, batch):
-            if not axes:
-                x = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-                return self.statistic.update(state, x)
-            axis, rest = axes[0], axes[1:]
-            if axis in at:
-                here = jax.tree.map(
-                    lambda s: jax.lax.dynamic_index_in_dim(s, at[axis], 0, keepdims=False), state
-                )
-                new = update(here, x, rest, batch)
+        def gather(state, x, at):
+            def update(state, item, axes, batch):
+                if not axes:
+                    rows = item if one is None else one(x, item)
+                    rows = rows.reshape(-1, rows.shape[-1]).astype(jnp.float32)
+                    return self.statistic.update(state, rows)
+                axis, *axes = axes
+                size = 1 if axis < looped else source.array.shape[axis]
+                here = state
+                if axis in at:
+                    here = jax.tree.map(
+                        lambda s: lax.dynamic_slice_in_dim(s, at[axis], size), state
+                    )
+                if axis not in batch:  # the same vectors meet every matrix
+                    new = jax.vmap(lambda s: update(s, item, axes, batch))(here)
+                else:
+                    place = batch.index(axis)
+                    rest = [a for a in batch if a != axis]
+                    items = jax.tree.map(lambda i: jnp.moveaxis(i, place, 0), item)
+                    if one is None:
+                        new = jax.vmap(lambda s, i: update(s, i, axes, rest))(here, items)
+                    else:
+                        new = lax.map(lambda si: update(*si, axes, rest), (here, items))
+                if axis not in at:
+                    return new
                 return jax.tree.map(
-                    lambda s, n: jax.lax.dynamic_update_index_in_dim(s, n, at[axis], 0), state, new
+                    lambda s, n: lax.dynamic_update_slice_in_dim(s, n, at[axis], 0), state, new
                 )
-            place = batch.index(axis)
-            left = [a for a in batch if a != axis]
-            return jax.vmap(lambda s, x: update(s, x, rest, left))(state, jnp.moveaxis(x, place, 0))
 
-        path = source.path
-        self.state[path] = update(self.state[path], vectors(), list(axes), list(batch))
+            return update(state, vectors(x), leading, list(batch))
+
+        mesh = jax.typeof(x).sharding.mesh
+        if any(kind == AxisType.Explicit for kind in mesh.axis_types):
+            place = NamedSharding(mesh, PartitionSpec())
+            gather = jax.sharding.auto_axes(gather, out_sharding=place)
+        self.state[source.path] = gather(self.state[source.path], x, at)
+        return None
 
     def product(self, view, x, plan, equation):
-        self._use(view, "dot_general", plan.contracted, plan.batch)
-        self._gather(view, plan.contracted, plan.batch, lambda: plan.vectors(x))
+        self._meet(view, "dot_general", plan.contracted, plan.batch, plan.vectors, x)
         operands = [view.dense(), x] if plan.first else [x, view.dense()]
         return bind(equation, operands)[0]
 
     def convolution(self, view, x, equation):
-        contracted = convolution.summed_axes(view, equation.params)
+        params = equation.params
+        contracted = convolution.summed_axes(view, params)
         if isinstance(contracted, str):
             return contracted
-        self._use(view, "conv_general_dilated", contracted)
-        self._gather(
-            view,
-            contracted,
-            (),
-            lambda: convolution.patches(view, x, equation.params, contracted)[0],
-        )
+
+        def vectors(x):
+            return convolution.patches(view, x, params, contracted)[0]
+
+        self._meet(view, "conv_general_dilated", contracted, (), vectors, x)
         return bind(equation, [x, view.dense()])[0]
 
     def lookup(self, view, indices, equation):
@@ -243,15 +303,21 @@ class _Watcher:
         array = view.source.array
         if view.axes != whole(view.source).axes or array.ndim != 3 or x.ndim != 2:
             return "it is not rows times a stack of matrices"
-        self._use(view, equation.primitive.name, (-2,), (-3,))
+        numbers = equation.params.get("ragged_dot_dimension_numbers")
+        if numbers is not None and (
+            numbers.dot_dimension_numbers != (((1,), (1,)), ((), ()))
+            or tuple(numbers.rhs_group_dimensions) != (0,)
+        ):
+            return "it is not rows times a stack of matrices"
+        ends = jnp.cumsum(sizes)
 
-        def vectors():  # rows of other matrices are zero
-            ends = jnp.cumsum(sizes)[:, None]
+        def one(x, group):  # the rows of other matrices are zero
+            end, size = group
             row = jnp.arange(x.shape[0])
-            mine = (row < ends) & (row >= ends - sizes[:, None])
-            return jnp.where(mine[..., None], x, 0)
+            return jnp.where(((row < end) & (row >= end - size))[:, None], x, 0)
 
-        self._gather(view, (-2,), (-3,), vectors)
+        name = equation.primitive.name
+        self._meet(view, name, (-2,), (-3,), lambda x: (ends, sizes), x, one)
         return bind(equation, [x, view.dense(), sizes])[0]
 
     def materialise(self, view, operation, why):
