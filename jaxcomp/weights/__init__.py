@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING
 from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from jaxcomp.weights.allocate import allocate as allocate
+    from jaxcomp.weights.choices import alone as alone
+    from jaxcomp.weights.choices import assemble as assemble
+    from jaxcomp.weights.choices import choices as choices
+    from jaxcomp.weights.choices import plan_of as plan_of
     from jaxcomp.weights.compress import compress as compress
+    from jaxcomp.weights.evopress import evopress as evopress
+    from jaxcomp.weights.gptq import gptq as gptq
     from jaxcomp.weights.rtn import rtn as rtn
+    from jaxcomp.weights.statistics import both as both
     from jaxcomp.weights.statistics import max_magnitude as max_magnitude
     from jaxcomp.weights.statistics import mean_magnitude as mean_magnitude
     from jaxcomp.weights.statistics import second_moment as second_moment
@@ -14,8 +22,12 @@ if TYPE_CHECKING:
 load_on_use(
     __name__,
     {
+        "allocate": ("allocate",),
+        "choices": ("alone", "assemble", "choices", "plan_of"),
         "compress": ("compress",),
+        "evopress": ("evopress",),
+        "gptq": ("gptq",),
         "rtn": ("rtn",),
-        "statistics": ("max_magnitude", "mean_magnitude", "second_moment"),
+        "statistics": ("both", "max_magnitude", "mean_magnitude", "second_moment"),
     },
 )
