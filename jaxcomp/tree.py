@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def path_text(path: tuple[Any, ...]) -> str:
@@ -34,6 +35,34 @@ def map_where(function: Callable[[str, Any], Any], tree: Any, where: Callable[..
         return function(path, leaf) if where(path, leaf) else leaf
 
     return jax.tree_util.tree_map_with_path(each, tree, is_leaf=is_compressed)
+
+
+def split(tree: Any, where: Callable[[str, Any], bool] | None = None) -> tuple[Any, Any]:
+    """(what is trained, the rest): two trees of one structure, None where the other has the array.
+
+    Looks into compressed leaves: where(path, array) selects arrays, by default those of floats, so
+    scales, zeros and factors are trained and codes stay:
+
+        trained, rest = split(small)
+        gradients = jax.grad(lambda trained: loss(join(trained, rest)))(trained)
+    """
+
+    def chosen(path, x):
+        if where is not None:
+            return where(path_text(path), x)
+        return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+
+    found, structure = jax.tree_util.tree_flatten_with_path(tree)
+    trained = [x if chosen(path, x) else None for path, x in found]
+    rest = [x if t is None else None for t, (_, x) in zip(trained, found, strict=True)]
+    return jax.tree.unflatten(structure, trained), jax.tree.unflatten(structure, rest)
+
+
+def join(trained: Any, rest: Any) -> Any:
+    """The tree that split took apart."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, trained, rest, is_leaf=lambda x: x is None
+    )
 
 
 def nbytes(tree: Any) -> int:

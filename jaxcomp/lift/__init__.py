@@ -7,6 +7,7 @@ from jaxcomp.lazy import load_on_use
 if TYPE_CHECKING:
     from jaxcomp.lift.lift import lift as lift
     from jaxcomp.lift.observe import observe as observe
+    from jaxcomp.lift.statistics import both as both
     from jaxcomp.lift.statistics import max_magnitude as max_magnitude
     from jaxcomp.lift.statistics import mean_magnitude as mean_magnitude
     from jaxcomp.lift.statistics import second_moment as second_moment
@@ -16,6 +17,6 @@ load_on_use(
     {
         "lift": ("lift",),
         "observe": ("observe",),
-        "statistics": ("max_magnitude", "mean_magnitude", "second_moment"),
+        "statistics": ("both", "max_magnitude", "mean_magnitude", "second_moment"),
     },
 )

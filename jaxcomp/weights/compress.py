@@ -5,84 +5,92 @@ batched over; the method sees one matrix at a time. What was observed decides wh
 which of their axes are packed; without it, `axes` must say so.
 """
 
-import math
-from collections.abc import Callable, Mapping
+import collections
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxcomp.base import Transform, UnsupportedInput
+from jaxcomp.base import Statistic, Transform, UnsupportedInput
 from jaxcomp.formats.layout import layout
+from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import check_finite
+from jaxcomp.lift.statistics import part
 from jaxcomp.tree import leaves, map_where
 
 Axes = int | tuple[int, ...]
+QUIET_SECONDS = 2.0  # what is done by then needs no progress bar
 
 
 def compress(
     params: Any,
-    method: Transform | Callable[[str, Any], Transform],
+    method: Transform | Callable[[str, Any], Transform | None],
     *,
     stats: Mapping[str, Any] | None = None,
     axes: Axes | Callable[[str, Any], Axes] | None = None,
     where: Callable[[str, Any], bool] | None = None,
+    donate: bool = False,
 ) -> Any:
-    """params with a compressed leaf in place of each selected weight.
+    """params with a compressed leaf in place of each selected weight; all else as it is.
 
-    method  a Transform of this folder, or (path, leaf) -> Transform where leaves differ
+    method  a Transform of this folder, or (path, leaf) -> Transform where leaves differ; None
+            leaves one as it is
     stats   what jc.observe(fn, params, batches) returned: which weights are multiplied, along which
             axes, and by what
-    axes    without stats: the axes that products sum over, from the left or the right, or
-            (path, leaf) -> axes. Axes before the second last stand for stacked matrices.
-    where   (path, leaf) -> bool; by default every weight that stats saw multiplied, or, without
-            stats, every float array of two axes or more
+    axes    of weights that stats do not know: the axes that products sum over, from the left or the
+            right, or (path, leaf) -> axes. Axes before the second last stand for stacked matrices.
+    where   (path, leaf) -> bool, asked for every float array; by default those that stats saw
+            multiplied, or, without stats, those of two axes or more
+    donate  whether each weight is deleted once it is compressed: params can then not be used again,
+            and memory stays below params, statistics and three times the largest leaf. Without, the
+            compressed leaves come on top of params.
 
-    Raises UnsupportedInput for NaN weights, for a selected weight that stats have not seen, for
-    statistics that the method needs and stats lack, and where nothing is selected.
+    Leaves that are compressed already, and arrays that are not floats, are left alone. A bar shows
+    the progress of long work on a terminal. Raises UnsupportedInput, with the path of the leaf, for
+    NaN weights, groups that do not divide, a selected weight that stats have not seen, statistics
+    that the method needs and stats lack, and where nothing is selected.
     """
     if stats is None and axes is None:
         raise UnsupportedInput(
             "expected stats or axes, got neither; pass stats=jc.observe(fn, params, batches), or "
             "axes=-2 where every selected weight is a kernel [in, out]"
         )
-    seen = stats or {}
     if where is None:
-        where = (lambda path, leaf: path in seen and seen[path].multiplied) if stats else _is_matrix
-    chosen = [path for path, leaf in leaves(params) if where(path, leaf)]
+        where = (lambda path, leaf: _is_matrix(leaf)) if stats is None else _multiplied(stats)
+    floats = {path: leaf for path, leaf in leaves(params) if _is_float(leaf)}
+    chosen = {path for path, leaf in floats.items() if where(path, leaf)}
     if not chosen:
-        known = ", ".join([path for path, leaf in leaves(params) if _is_matrix(path, leaf)][:8])
+        known = ", ".join([path for path, leaf in floats.items() if _is_matrix(leaf)][:8])
         raise UnsupportedInput(
             f"expected where to select weights, got none; the matrices are: {known or 'none'}"
         )
+    uses = collections.Counter(id(leaf) for _, leaf in leaves(params))  # of tied weights several
 
     def one(path, w):
         transform = method if isinstance(method, Transform) else method(path, w)
-        if stats is not None and path not in seen:
-            raise UnsupportedInput(
-                f"expected {path} among the observed weights, got {', '.join(seen) or 'none'}; "
-                "observe a function that uses it, or leave it out with where="
-            )
-        if stats is None:
-            packed = axes(path, w) if callable(axes) else axes
-            packed = layout(w.shape, packed).axes
-            leading = max(0, w.ndim - max(2, len(packed) + 1, -packed[0]))
-            state = None
-        else:
-            packed, leading, state = seen[path].packed, seen[path].leading, seen[path].state
-        if transform.statistic is not None and state is None:
-            raise UnsupportedInput(
-                f"expected statistics ({transform.statistic.name}) for {transform.name}, got none "
-                f"for {path}; pass stats=jc.observe(fn, params, batches, "
-                f"statistic=jc.weights.{transform.statistic.name})"
-            )
-        check_finite(w, path)
+        advance(path)
+        if transform is None:
+            return w
+        place = _place(path, w, stats, axes)
+        state = _state(path, transform, stats)
+        check_finite(jnp.asarray(w), path)
         try:
-            return stacked(transform, w, state, packed, leading)
+            made = stacked(transform, w, state, *place)
         except UnsupportedInput as error:
             raise UnsupportedInput(f"{path}: {error}") from error
+        uses[id(w)] -= 1
+        if donate and isinstance(w, jax.Array) and not uses[id(w)]:
+            jax.block_until_ready(made)
+            w.delete()
+        return made
 
-    return map_where(one, params, where)
+    with _progress(len(chosen)) as advance:
+        return map_where(one, params, lambda path, leaf: path in chosen)
 
 
 def stacked(transform: Transform, w: Any, state: Any, axes: tuple[int, ...], leading: int) -> Any:
@@ -91,12 +99,90 @@ def stacked(transform: Transform, w: Any, state: Any, axes: tuple[int, ...], lea
         return transform.compress(w, state, axes)
     shape = w.shape[:leading]
     made = []
-    for i in range(math.prod(shape)):
-        at = tuple(int(j) for j in jnp.unravel_index(i, shape))
+    for at in np.ndindex(*shape):
         made.append(transform.compress(w[at], jax.tree.map(lambda x, at=at: x[at], state), axes))
     stack = jax.tree.map(lambda *parts: jnp.stack(parts), *made)
     return jax.tree.map(lambda part: part.reshape(*shape, *part.shape[1:]), stack)
 
 
-def _is_matrix(path: str, leaf: Any) -> bool:
-    return getattr(leaf, "ndim", 0) >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
+def _place(path: str, w: Any, stats: Any, axes: Any) -> tuple[tuple[int, ...], int]:
+    """(packed axes, how many first axes stand for separate matrices) of a weight."""
+    seen = None if stats is None else stats.get(path)
+    if seen is not None and seen.shape != tuple(w.shape):
+        raise UnsupportedInput(
+            f"{path}: expected the shape that was observed, {seen.shape}, got {tuple(w.shape)}; "
+            "observe these params"
+        )
+    if seen is not None and seen.packed:
+        return seen.packed, seen.leading
+    if axes is not None:
+        packed = layout(w.shape, axes(path, w) if callable(axes) else axes).axes
+        return packed, max(0, w.ndim - max(2, len(packed) + 1, -packed[0]))
+    if seen is None:
+        raise UnsupportedInput(
+            f"expected {path} among the observed weights, got {', '.join(stats) or 'none'}; "
+            "observe a function that uses it, leave it out with where=, or pass axes="
+        )
+    met = {use.operation for use in seen.uses}
+    if "gather" in met:  # rows that are looked up, and no more: each is packed along itself
+        return (-1,), 0
+    raise UnsupportedInput(
+        f"{path}: expected a product with the whole weight, got {', '.join(sorted(met))}; leave it "
+        "out with where=, or pass axes="
+    )
+
+
+def _state(path: str, transform: Transform, stats: Any) -> Any:
+    """The statistic that the method needs."""
+    need: Statistic | None = transform.statistic
+    if need is None:
+        return None
+    seen = None if stats is None else stats.get(path)
+    state = None if seen is None else part(need, seen.state)
+    if state is None:
+        raise UnsupportedInput(
+            f"{path}: expected statistics for {transform.name}, got none or others; pass "
+            f"stats=jc.observe(fn, params, batches, statistic={need.name}), of jc.weights"
+        )
+    return state
+
+
+def _multiplied(stats: Mapping[str, Any]) -> Callable[[str, Any], bool]:
+    return lambda path, leaf: path in stats and stats[path].multiplied
+
+
+def _is_float(leaf: Any) -> bool:
+    if isinstance(leaf, Leaf) or not hasattr(leaf, "dtype"):
+        return False
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _is_matrix(leaf: Any) -> bool:
+    return leaf.ndim >= 2
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """Yields advance(path): a bar on stderr where that is a terminal and the work is long."""
+    start = time.monotonic()
+    bars: list[Any] = []
+    done = 0
+
+    def advance(path):
+        nonlocal done
+        if not bars and sys.stderr.isatty() and time.monotonic() - start > QUIET_SECONDS:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            bars.append(Progress(console=Console(file=sys.stderr), transient=True))
+            bars[0].add_task("", total=total)
+            bars[0].start()
+        for bar in bars:
+            bar.update(bar.task_ids[0], completed=done, description=path)
+        done += 1
+
+    try:
+        yield advance
+    finally:
+        for bar in bars:
+            bar.stop()
