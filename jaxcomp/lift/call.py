@@ -83,7 +83,9 @@ def _path(path: tuple[Any, ...]) -> str:
 
 
 def _is_array(x: Any) -> bool:
-    return isinstance(x, Leaf | jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+    if isinstance(x, np.ndarray | np.generic):
+        return x.dtype.kind in "biufcV"  # V: bfloat16 and its like; text and objects stay
+    return isinstance(x, Leaf | jax.Array | jax.ShapeDtypeStruct)
 
 
 def _shape(x: Any) -> Any:
@@ -99,6 +101,9 @@ def _shape(x: Any) -> Any:
 class Cached:
     """run(call, arrays) -> (results, Traced), compiled once per structure outside of any trace."""
 
+    # Python numbers that change from call to call would keep a program each.
+    MOST = 64
+
     def __init__(self, run: Callable[..., Any]):
         self.run = run
         self.programs: dict[Any, Any] = {}
@@ -109,22 +114,28 @@ class Cached:
             results, traced = self.run(call, call.arrays)
             return traced.rebuild(results)
         shapes = tuple((x.shape, x.dtype, getattr(x, "weak_type", False)) for x in parts)
-        key = (call.static, call.tree, jax.tree.structure(call.arrays), shapes)
+        static = tuple((type(x), x) for x in call.static)  # 1, 1.0 and True are not the same
+        key = (static, call.tree, jax.tree.structure(call.arrays), shapes)
         try:
             known = self.programs.get(key)
         except TypeError:  # a static value that cannot be hashed: nothing to remember it by
             known, key = None, None
         if known is None:
-            rebuild = []
-
-            def program(arrays):
-                results, traced = self.run(call, arrays)
-                rebuild[:] = [traced.rebuild]
-                return results
-
-            known = jax.jit(program), rebuild
+            known = self._program(call._replace(arrays=[]))  # no program keeps its first weights
             if key is not None:
+                if len(self.programs) >= self.MOST:
+                    del self.programs[next(iter(self.programs))]
                 self.programs[key] = known
         compiled, rebuild = known
         results = compiled(call.arrays)
         return rebuild[0](results)
+
+    def _program(self, call: Call) -> tuple[Callable[..., Any], list[Any]]:
+        rebuild = []
+
+        def program(arrays):
+            results, traced = self.run(call, arrays)
+            rebuild[:] = [traced.rebuild]
+            return results
+
+        return jax.jit(program), rebuild

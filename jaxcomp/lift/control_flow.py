@@ -1,11 +1,11 @@
-"""Functions inside a traced function, walked into: jit, remat, scan, while, cond.
+"""Functions inside a traced function, walked into: jit, remat, scan, while, cond, custom rules.
 
 Views that a body closes over stay views in it. A view among the xs of a scan is scanned part by
-part; a view that a loop carries has to be dense. What the handler gathers is carried through, and a
-view that is scanned knows the index that it is at.
+part; a view that a loop carries has to be dense, unless the loop hands it on as it is. What the
+handler gathers is carried through, and a view that is scanned knows the index that it is at.
 """
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,16 +13,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcomp.formats.leaf import Leaf
-from jaxcomp.lift.view import Atom, View, cut
+from jaxcomp.lift.sharding import shard_map
+from jaxcomp.lift.view import Atom, View
 from jaxcomp.lift.walk import Handler, bind, dense, evaluate
 
 
-def _inline(name: str):
-    def rule(equation, values, handler):
-        closed = equation.params[name]
-        return evaluate(closed.jaxpr, closed.consts, values, handler)
+def run(jaxpr: Any, values: list[Any], handler: Handler) -> list[Any]:
+    """A jaxpr of an equation, which is closed or, in later versions of JAX, open."""
+    return evaluate(getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ()), values, handler)
 
-    return rule
+
+def _inline(name: str):
+    return lambda equation, values, handler: run(equation.params[name], values, handler)
 
 
 def _remat(equation, values, handler):
@@ -33,7 +35,7 @@ def _remat(equation, values, handler):
         handler.state = state
         inside = [next(restored) if not isinstance(v, View) else v for v in values]
         inside = [_with(v, next(restored)) if isinstance(v, View) else v for v in inside]
-        out = evaluate(params["jaxpr"], (), inside, handler)
+        out = run(params["jaxpr"], inside, handler)
         return [dense(v, handler, "checkpoint", "it is returned") for v in out], handler.state
 
     arrays = [v for v in values if not isinstance(v, View)]
@@ -45,63 +47,93 @@ def _remat(equation, values, handler):
 
 def _with(view: View, array: Any) -> View:
     """The view of the same source, whose arrays have become others."""
-    return dataclasses.replace(view, source=dataclasses.replace(view.source, array=array))
+    return replace(view, source=replace(view.source, array=array))
+
+
+def _handed_on(jaxpr: Any, carry: list[Any], before: int) -> list[bool]:
+    """Which carried views a loop's body returns as it got them."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    pairs = zip(carry, jaxpr.invars[before:], jaxpr.outvars, strict=False)
+    return [isinstance(v, View) and got is given for v, got, given in pairs]
 
 
 def _scan(equation, values, handler: Handler):
     params = equation.params
     fixed, carried = params["num_consts"], params["num_carry"]
     consts, carry, xs = values[:fixed], values[fixed : fixed + carried], values[fixed + carried :]
+    same = _handed_on(params["jaxpr"], carry, fixed)
+    kept = [v if still else None for v, still in zip(carry, same, strict=True)]
+    carry = [None if v is not None else c for v, c in zip(kept, carry, strict=True)]
     carry = [dense(v, handler, "scan", "a loop carries it") for v in carry]
-    xs = [
-        v if _scannable(v) else dense(v, handler, "scan", "not scanned along its first axis")
-        for v in xs
-    ]
-    body_jaxpr = params["jaxpr"]
+    xs = [v if _scannable(v) else dense(v, handler, "scan", NOT_SCANNED) for v in xs]
+    split = [_split(v, params["length"]) for v in xs]
 
     def body(now, step):
         carry, handler.state = now
-        arrays, index = step
+        parts, index = step
+        now = [c if v is None else v for v, c in zip(kept, carry, strict=True)]
         inside = [
-            _inner(v, array, index) if isinstance(v, View) else array
-            for v, array in zip(xs, arrays, strict=True)
+            _inner(v, [*p], s[1], index) if isinstance(v, View) else p[0]
+            for v, p, s in zip(xs, parts, split, strict=True)
         ]
-        out = evaluate(body_jaxpr.jaxpr, body_jaxpr.consts, [*consts, *carry, *inside], handler)
-        out = [dense(v, handler, "scan", "the loop returns it") for v in out]
+        out = run(params["jaxpr"], [*consts, *now, *inside], handler)
+        new = [None if still else v for v, still in zip(out, same, strict=False)]
+        out = [dense(v, handler, "scan", "the loop returns it") for v in [*new, *out[carried:]]]
         return (out[:carried], handler.state), out[carried:]
 
-    arrays = [v.source.array if isinstance(v, View) else v for v in xs]
     # Only what is gathered has to know which part of a weight it belongs to.
     index = jnp.arange(params["length"]) if handler.state else None
     options = {"length": params["length"], "reverse": params["reverse"], "unroll": params["unroll"]}
-    (carry, handler.state), ys = lax.scan(body, (carry, handler.state), (arrays, index), **options)
-    return [*carry, *ys]
+    steps = ([parts for parts, _ in split], index)
+    (carry, handler.state), ys = lax.scan(body, (carry, handler.state), steps, **options)
+    return [*(c if v is None else v for v, c in zip(kept, carry, strict=True)), *ys]
+
+
+NOT_SCANNED = "it is not scanned along its first axis"
 
 
 def _scannable(value: Any) -> bool:
-    """Whether a value is an array, or a view whose first axis is the first of all its parts."""
-    if not isinstance(value, View):
-        return True
-    array = value.source.array
-    first = (Atom(-len(array.shape), array.shape[0], 1),)
-    if not value.axes or value.axes[0] != first:
+    """Whether a value is an array, or a view whose first axis is nothing or its source's first."""
+    if not isinstance(value, View) or not value.axes[0] or value.axes[0][0].axis is None:
+        return not isinstance(value, View) or len(value.axes[0]) < 2
+    array, cuts = value.source.array, value.source.cuts
+    first = -len(array.shape)
+    if value.axes[0] != (Atom(first, array.shape[0], 1),):
         return False
-    if not isinstance(array, Leaf):
-        return True
-    return -array.ndim in array.layout.free and all(
-        part.shape[0] == array.shape[0] for part in array.parts
-    )
+    # Entries of a watched weight that are not in order have lost their index.
+    return first in array.layout.free if isinstance(array, Leaf) else first not in cuts
 
 
-def _inner(view: View, array: Any, index: Any) -> View:
+def _split(value: Any, length: int) -> tuple[list[Any], list[Any] | None]:
+    """(what is scanned, what is the same in every turn) of an array or of a view's arrays."""
+    if not isinstance(value, View):
+        return [value], None
+    parts = jax.tree.leaves(value.source.array)
+    array = value.source.array
+    gone = array.shape[0] == 1 and not value.axes[0]  # the source's first axis, of size 1
+    if not gone and not _own(value):
+        return [None] * len(parts), parts
+    along = [part.shape[0] == length for part in parts]
+    moving = [p if a else None for p, a in zip(parts, along, strict=True)]
+    return moving, [None if a else p[0] for p, a in zip(parts, along, strict=True)]
+
+
+def _own(view: View) -> bool:
+    """Whether the view's first axis is one of its source, not a broadcast."""
+    return bool(view.axes[0]) and view.axes[0][0].axis is not None
+
+
+def _inner(view: View, moving: list[Any], fixed: list[Any], index: Any) -> View:
     """The view inside a loop over its first axis; index is None where no state asks for it."""
     source = view.source
-    known = dict(source.at)
-    if index is not None:
+    parts = [f if m is None else m for m, f in zip(moving, fixed, strict=True)]
+    array = jax.tree.unflatten(jax.tree.structure(source.array), parts)
+    at = dict(source.at)
+    if index is not None and len(array.shape) < len(source.array.shape):
         axis = -len(source.array.shape)
-        known[axis] = known.get(axis, 0) + index
-    inner = dataclasses.replace(source, array=array, at=tuple(known.items()))
-    return View(inner, view.axes[1:], view.dtype)
+        at[axis] = at.get(axis, 0) + index
+    inner = replace(source, array=array, at=tuple(at.items()))
+    return replace(view, source=inner, axes=view.axes[1:])
 
 
 def _while(equation, values, handler: Handler):
@@ -109,48 +141,54 @@ def _while(equation, values, handler: Handler):
     of_test, of_body = params["cond_nconsts"], params["body_nconsts"]
     test_consts = values[:of_test]
     body_consts = values[of_test : of_test + of_body]
-    carry = [dense(v, handler, "while", "a loop carries it") for v in values[of_test + of_body :]]
+    carry = values[of_test + of_body :]
+    same = _handed_on(params["body_jaxpr"], carry, of_body)
+    kept = [v if still else None for v, still in zip(carry, same, strict=True)]
+    carry = [None if v is not None else c for v, c in zip(kept, carry, strict=True)]
+    carry = [dense(v, handler, "while", "a loop carries it") for v in carry]
+
+    def whole(carry):
+        return [c if v is None else v for v, c in zip(kept, carry, strict=True)]
 
     def test(now):
         # What a test multiplies is watched no further: its state could not leave it.
-        handler.state = now[1]
-        jaxpr = params["cond_jaxpr"]
-        return evaluate(jaxpr.jaxpr, jaxpr.consts, [*test_consts, *now[0]], handler)[0]
+        carry, handler.state = now
+        return run(params["cond_jaxpr"], [*test_consts, *whole(carry)], handler)[0]
 
     def body(now):
         carry, handler.state = now
-        jaxpr = params["body_jaxpr"]
-        out = evaluate(jaxpr.jaxpr, jaxpr.consts, [*body_consts, *carry], handler)
+        out = run(params["body_jaxpr"], [*body_consts, *whole(carry)], handler)
+        out = [None if still else v for v, still in zip(out, same, strict=True)]
         return [dense(v, handler, "while", "a loop carries it") for v in out], handler.state
 
     carry, handler.state = lax.while_loop(test, body, (carry, handler.state))
-    return carry
+    return whole(carry)
 
 
 def _cond(equation, values, handler: Handler):
     index, *operands = values
 
-    def branch(closed):
-        def run(state):
+    def branch(jaxpr):
+        def taken(state):
             handler.state = state
-            out = evaluate(closed.jaxpr, closed.consts, operands, handler)
+            out = run(jaxpr, operands, handler)
             return [dense(v, handler, "cond", "a branch returns it") for v in out], handler.state
 
-        return run
+        return taken
 
-    branches = [branch(closed) for closed in equation.params["branches"]]
+    branches = [branch(jaxpr) for jaxpr in equation.params["branches"]]
     out, handler.state = lax.switch(index, branches, handler.state)
     return out
 
 
 def _custom_rule(equation, values, handler: Handler):
     """custom_jvp and custom_vjp: packed weights forward, the user's rule on dense ones backward."""
-    closed = equation.params["call_jaxpr"]
+    jaxpr, name = equation.params["call_jaxpr"], equation.primitive.name
     if handler.state:  # watched only: nothing is differentiated
-        return evaluate(closed.jaxpr, closed.consts, values, handler)
+        return run(jaxpr, values, handler)
     places = [i for i, v in enumerate(values) if isinstance(v, View)]
     arrays = [v.source.array if isinstance(v, View) else v for v in values]
-    why = f"only where it is differentiated: {equation.primitive.name} needs it"
+    why = f"only where it is differentiated: the rule of {name} is for dense arrays"
 
     def restored(arrays):
         return [
@@ -158,39 +196,26 @@ def _custom_rule(equation, values, handler: Handler):
         ]
 
     @jax.custom_vjp
-    def run(arrays):
-        out = evaluate(closed.jaxpr, closed.consts, restored(arrays), handler)
-        return [dense(v, handler, equation.primitive.name, "it is returned") for v in out]
+    def forward(arrays):
+        out = run(jaxpr, restored(arrays), handler)
+        return [dense(v, handler, name, "it is returned") for v in out]
 
     def by_rule(arrays):
         inside = restored(arrays)
         for i in places:
-            inside[i] = handler.materialise(inside[i], equation.primitive.name, why)
+            inside[i] = handler.materialise(inside[i], name, why)
         return bind(equation, inside)
 
-    def forward(arrays):
-        return jax.vjp(by_rule, arrays)
-
-    run.defvjp(forward, lambda pull, cotangents: pull(cotangents))
-    return run(arrays)
+    forward.defvjp(lambda arrays: jax.vjp(by_rule, arrays), lambda pull, given: pull(given))
+    note = getattr(handler, "differentiated", None)
+    for i in places if note else ():
+        note(values[i], name, why)
+    return forward(arrays)
 
 
 def _barrier(equation, values, handler):
     found = iter(bind_arrays(equation, values))
     return [v if isinstance(v, View) else next(found) for v in values]
-
-
-def _split(equation, values, handler):
-    """jnp.split, the one operation that makes several views of one."""
-    view, axis = values[0], equation.params["axis"]
-    found, start = [], 0
-    for size in map(int, equation.params["sizes"]):
-        part = cut(view, axis, start, size)
-        if part is None:
-            return bind(equation, [dense(view, handler, "split", "not a layout of whole axes")])
-        found.append(part)
-        start += size
-    return found
 
 
 def bind_arrays(equation, values):
@@ -214,5 +239,5 @@ RULES = {
     "custom_vjp_call": _custom_rule,
     "custom_vjp_call_jaxpr": _custom_rule,
     "optimization_barrier": _barrier,
-    "split": _split,
+    "shard_map": shard_map,
 }

@@ -5,6 +5,7 @@ copied and never computed. Kernel positions and channels stand as they do in the
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,44 +13,52 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcomp.lift.view import Atom, View, whole
+from jaxcomp.formats.leaf import Leaf
+from jaxcomp.lift.view import Atom, View, axis_size, place, whole, whole_axes
 
 
 def summed_axes(view: View, params: dict[str, Any]) -> tuple[int, ...] | str:
     """The kernel's axes that the convolution sums over, counted from the right, or why not."""
-    rank = len(view.source.array.shape)
-    order = _order(view)
-    if order is None:
-        return "the kernel is not laid out as it is stored"
     if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
         return "grouped convolutions are not products with one matrix"
     if any(d != 1 for d in params["lhs_dilation"]):
         return "transposed convolutions are not products with one matrix"
-    return tuple(sorted(order[i] - rank for i in params["dimension_numbers"].rhs_spec[1:]))
+    out_axis, *others = params["dimension_numbers"].rhs_spec
+    shape = view.source.array.shape
+    atoms = [atom for i in others for atom in view.axes[i]]
+    if any(atom.axis is None for axis in view.axes for atom in axis):
+        return "the kernel is repeated"
+    summed = whole_axes(atoms, shape)
+    outer = whole_axes(list(view.axes[out_axis]), shape)
+    if summed is None or outer is None:
+        return "it is multiplied along a part of an axis"
+    if not isinstance(view.source.array, Leaf) and view.source.cuts & {*summed, *outer}:
+        return "it is multiplied along a part of an axis"
+    # Axes of size 1 belong to no operation. Those of a kernel that has no others are summed over.
+    ones = [i - len(shape) for i, size in enumerate(shape) if size == 1]
+    if len(shape) != len(view.axes):
+        return summed
+    if not outer and ones:
+        same = view.axes == whole(view.source).axes
+        ones.remove(out_axis - len(shape) if same else ones[-1])
+    return tuple(sorted({*summed, *ones}))
 
 
 def patches(
     view: View, x: jax.Array, params: dict[str, Any], packed: tuple[int, ...]
 ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """([rows, in] of the signal, [rows, out] -> the convolution's result).
+    """([rows, in] of the signal, [rows, *free axes] -> the convolution's result).
 
     packed: what summed_axes found; the columns of rows are in their order.
     """
-    leaf = view.source.array
-    rank = len(leaf.shape)
     numbers = params["dimension_numbers"]
-    order = _order(view)
-    # rhs_spec: (output channels, input channels, *positions) as axes of the view
-    _, in_axis, *positions = (order[i] for i in numbers.rhs_spec)
+    out_axis, in_axis, *positions = numbers.rhs_spec
     batch_axis, channel_axis, *space = numbers.lhs_spec
     x = x.transpose(batch_axis, *space, channel_axis)  # [b, *space, c]
-    x = lax.pad(
-        x,
-        jnp.zeros((), x.dtype),
-        [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)],
-    )
+    borders = [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), borders)
     steps, spread = params["window_strides"], params["rhs_dilation"]
-    sizes = [leaf.shape[i] for i in positions]
+    sizes = [axis_size(view.axes[i]) for i in positions]
     counts = [
         (length - (size - 1) * gap - 1) // step + 1
         for length, size, gap, step in zip(x.shape[1:-1], sizes, spread, steps, strict=True)
@@ -63,38 +72,26 @@ def patches(
         window = lax.slice(x, [0, *start, 0], [x.shape[0], *stop, x.shape[-1]], [1, *steps, 1])
         found.append(window)
     stacked = jnp.stack(found, -2)  # [b, *counts, positions, c]
-    stacked = stacked.reshape(-1, *sizes, x.shape[-1])  # [rows, *positions, c]
-    names = [*positions, in_axis]
-    stacked = stacked.transpose(0, *(1 + names.index(axis + rank) for axis in packed))
-    rows = stacked.reshape(stacked.shape[0], -1)
+    atoms = [atom for i in (*positions, in_axis) for atom in view.axes[i]]
+    rows = x.shape[0] * math.prod(counts)
+    stacked = stacked.reshape(rows, *(atom.size for atom in atoms))
+    stacked = stacked.transpose(0, *(1 + i for i in _order(atoms)))
 
     def finish(out: jax.Array) -> jax.Array:
-        out = out.reshape(x.shape[0], *counts, -1)  # [b, *counts, out]
+        own = view.axes[out_axis]
+        order = _order(own)
+        out = out.reshape(rows, *(own[i].size for i in order))
+        out = out.transpose(0, *(1 + order.index(i) for i in range(len(own))))
+        out = out.reshape(x.shape[0], *counts, axis_size(own))  # [b, *counts, out]
         where = [0] * out.ndim
-        for now, then in enumerate(
-            (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
-        ):
+        places = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
+        for now, then in enumerate(places):
             where[then] = now
         return out.transpose(where)
 
-    return rows, finish
+    return stacked.reshape(rows, -1), finish
 
 
-def _order(view: View) -> list[int] | None:
-    """The source's axis, from the left, behind each axis of the view; None if not a permutation."""
-    rank = len(view.axes)
-    shape = view.source.array.shape
-    if len(shape) != rank:
-        return None
-    if view.axes == whole(view.source).axes:
-        return list(range(rank))
-    found = []
-    for axis in view.axes:
-        if (
-            len(axis) != 1
-            or axis[0].axis is None
-            or axis[0] != Atom(axis[0].axis, shape[axis[0].axis], 1)
-        ):
-            return None
-        found.append(axis[0].axis + rank)
-    return found
+def _order(atoms: list[Atom] | tuple[Atom, ...]) -> list[int]:
+    """Which of the atoms stands first in the source, which second, ..."""
+    return sorted(range(len(atoms)), key=lambda i: place(atoms[i]))

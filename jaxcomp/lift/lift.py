@@ -8,6 +8,8 @@ packed weights; transposes, reshapes, slices and loops over stacked layers are f
 changed, nothing is patched, and where a dense weight had to be made, report() says so.
 """
 
+import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +21,8 @@ from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.product import batched
 from jaxcomp.lift import convolution, lookup
 from jaxcomp.lift.call import Cached, Call, split
-from jaxcomp.lift.report import Report, Row
-from jaxcomp.lift.view import Source, View, whole
+from jaxcomp.lift.report import Report, Row, row
+from jaxcomp.lift.view import JOIN, Source, View, whole
 from jaxcomp.lift.walk import evaluate
 
 
@@ -38,6 +40,10 @@ class lift:  # noqa: N801  a function with a report
         self.fn = fn
         self.strict = strict
         self._cached = Cached(self._run)
+        functools.update_wrapper(self, fn, updated=())
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._cached(split(self.fn, args, kwargs))
@@ -49,17 +55,17 @@ class lift:  # noqa: N801  a function with a report
         """
         call = split(self.fn, args, kwargs)
         platform = platform or {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
-        handler = _Packed(False, platform)
+        handler = _Packed(False, platform, dict(call.compressed()))
         jax.eval_shape(lambda arrays: self._run(call, arrays, handler)[0], call.arrays)
-        unused = [
-            Row(path, leaf.describe(), leaf.nbytes, leaf.size, "", "unused", "nothing reads it")
-            for path, leaf in call.compressed()
-            if path not in {row.path for row in handler.rows}
-        ]
-        return Report([*handler.rows, *unused])
+        met = {path for row in handler.rows for path in row.path.split(JOIN)}
+        for path, leaf in call.compressed():
+            if path not in met:
+                handler.rows.append(row(path, leaf, "", "unused", "nothing multiplies by it"))
+        held = {path: (leaf.nbytes, leaf.size) for path, leaf in call.compressed()}
+        return Report(handler.rows, held)
 
     def _run(self, call: Call, arrays: list[Any], handler: "_Packed | None" = None) -> Any:
-        handler = handler or _Packed(self.strict, "cpu")
+        handler = handler or _Packed(self.strict, "cpu", {})
         traced = call.trace(arrays)
         inputs = [
             whole(Source(path, x, ndim=x.ndim)) if isinstance(x, Leaf) else x
@@ -81,43 +87,42 @@ def _returned(x: Any, handler: "_Packed") -> Any:
 class _Packed:
     """The handler that multiplies by packed weights, and writes down what it did."""
 
-    def __init__(self, strict: bool, platform: str):
+    def __init__(self, strict: bool, platform: str, leaves: dict[str, Leaf]):
         self.state: dict[str, Any] = {}
         self.strict = strict
         self.platform = platform
+        self.leaves = leaves  # whole, by path; loops and slices see parts of them
         self.rows: list[Row] = []
 
     def _write(self, view: View, operation: str, ran: str, why: str) -> None:
-        leaf = view.source.array
-        row = Row(view.source.path, leaf.describe(), leaf.nbytes, leaf.size, operation, ran, why)
-        if row not in self.rows:
-            self.rows.append(row)
+        path = view.source.path
+        new = row(path, self.leaves.get(path, view.source.array), operation, ran, why)
+        if new not in self.rows:
+            self.rows.append(new)
 
     def product(self, view, x, plan, equation):
         leaf = view.source.array
-        packed = tuple(axis for axis, size in leaf.packed if size > 1)
-        if plan.contracted != packed:
-            return f"it sums over axes {plan.contracted}, and is packed along {packed}"
-        leaf = lookup.batch_first(leaf, plan.batch)
+        if plan.contracted != _sizable(leaf, leaf.layout.axes):
+            return f"it sums over axes {plan.contracted}, and is packed along {leaf.layout.axes}"
         self._write(view, "dot_general", *leaf.kernel(self.platform))
-        kind = equation.params["preferred_element_type"]
-        x = (
-            x
-            if x.dtype == view.dtype or kind is None
-            else x.astype(jnp.promote_types(x.dtype, view.dtype))
-        )
-        return plan.finish(batched(plan.vectors(x), leaf, len(plan.batch)))
+        leaf = lookup.batch_first(leaf, plan.batch)
+        dtype = equation.outvars[0].aval.dtype
+        # Products are in x's dtype; a wider result was asked for to be summed and kept as such.
+        x = x.astype(jnp.promote_types(x.dtype, dtype))
+        return plan.finish(batched(plan.vectors(x), leaf, len(plan.batch))).astype(dtype)
 
     def convolution(self, view, x, equation):
         leaf = view.source.array
         summed = convolution.summed_axes(view, equation.params)
         if isinstance(summed, str):
             return summed
-        if summed != leaf.layout.axes:
+        if _sizable(leaf, summed) != _sizable(leaf, leaf.layout.axes):
             return f"it sums over axes {summed}, and is packed along {leaf.layout.axes}"
-        rows, finish = convolution.patches(view, x, equation.params, summed)
         self._write(view, "conv_general_dilated", *leaf.kernel(self.platform))
-        return finish(leaf.matmul(rows)).astype(equation.outvars[0].aval.dtype)
+        dtype = equation.outvars[0].aval.dtype
+        x = x.astype(jnp.promote_types(x.dtype, dtype))
+        rows, finish = convolution.patches(view, x, equation.params, summed)
+        return finish(leaf.matmul(rows)).astype(dtype)
 
     def lookup(self, view, indices, equation):
         found = lookup.rows(view, indices, equation)
@@ -131,6 +136,10 @@ class _Packed:
             self._write(view, equation.primitive.name, "one matrix at a time", "")
         return found
 
+    def differentiated(self, view, operation, why):
+        """A rule that will need the dense array, if it comes to that."""
+        self._write(view, operation, "dense in its gradient", why)
+
     def materialise(self, view, operation, why):
         if self.strict:
             leaf = view.source.array
@@ -141,3 +150,8 @@ class _Packed:
             )
         self._write(view, operation, "dense", why)
         return view.dense()
+
+
+def _sizable(leaf: Leaf, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes without those of size 1, which no operation can tell from none."""
+    return tuple(axis for axis in axes if leaf.shape[axis] > 1)

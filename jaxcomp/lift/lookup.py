@@ -1,13 +1,16 @@
 """Rows of a packed weight: gathers (embeddings), batches of matrices, ragged products."""
 
-from typing import Any
+import dataclasses
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxcomp.formats.leaf import Leaf, part_axis, repacked
-from jaxcomp.lift.view import View, whole
+from jaxcomp.kernels.dispatch import align
+from jaxcomp.lift.view import Atom, View, whole
 
 
 def batch_first(leaf: Leaf, axes: tuple[int, ...]) -> Leaf:
@@ -20,57 +23,134 @@ def batch_first(leaf: Leaf, axes: tuple[int, ...]) -> Leaf:
     return repacked(moved, lambda axis: axis + sum(b > axis for b in axes))
 
 
-def rows(view: View, indices: jax.Array, equation: Any) -> Any:
-    """A gather of single entries along free axes and of all the others whole; or why not."""
+class _Lookup(NamedTuple):
+    """A gather of single entries along some axes and of all the others whole."""
+
+    leaf: Leaf  # the axes that are looked up along stand first
+    indices: jax.Array  # [..., number of those axes]
+    rest: View  # what one entry is, over a source that has lost those axes
+
+
+def _lookup(view: View, indices: jax.Array, equation: Any) -> _Lookup | str:
     leaf = view.source.array
     numbers = equation.params["dimension_numbers"]
     sizes = equation.params["slice_sizes"]
-    if view.axes != whole(view.source).axes:
-        return "the weight is not looked up as it is stored"
-    rank = leaf.ndim
-    along = numbers.start_index_map
-    if numbers.operand_batching_dims or tuple(sorted(along)) != numbers.collapsed_slice_dims:
+    along, paired = numbers.start_index_map, numbers.operand_batching_dims
+    if tuple(sorted((*along, *paired))) != tuple(
+        sorted((*numbers.collapsed_slice_dims, *paired))
+    ) or any(sizes[i] != 1 for i in along):
         return "it is not a lookup of rows"
-    if any(sizes[i] != (1 if i in along else leaf.shape[i]) for i in range(rank)):
+    others = [i for i in range(len(sizes)) if i not in (*along, *paired)]
+    if any(sizes[i] != view.shape[i] for i in others):
         return "it is not a lookup of whole rows"
-    if any(i - rank not in leaf.layout.free for i in along):
-        return f"it looks up along an axis that is packed, {leaf.layout.axes}"
-    if along != tuple(range(len(along))):
-        return "it looks up along an axis that is not the first"
-    count = indices.ndim - 1
-    outer = tuple(i for i in range(count + rank - len(along)) if i not in numbers.offset_dims)
-    if outer != tuple(range(count)):
-        return "its results do not stand behind their indices"
+    for own, theirs in zip(paired, numbers.start_indices_batching_dims, strict=True):
+        mine = lax.broadcasted_iota(indices.dtype, (*indices.shape[:-1], 1), theirs)
+        indices, along = jnp.concatenate([indices, mine], -1), (*along, own)
+    axes, order = [], []
+    for k, i in enumerate(along):
+        if not view.axes[i]:
+            continue  # an axis of size 1 has one entry
+        (atom, *more) = view.axes[i]
+        if more or atom.axis is None or atom.size != leaf.shape[atom.axis]:
+            return "it looks up along a part of an axis"
+        if atom.axis not in leaf.layout.free:
+            return f"it looks up along an axis that is packed, {leaf.layout.axes}"
+        axes.append(atom.axis)
+        order.append(k)
+    indices = indices[..., jnp.asarray(order, jnp.int32)] if order else indices[..., :0]
 
-    def part(x):
-        if any(x.shape[i] == 1 != leaf.shape[i] for i in along):
-            return jnp.broadcast_to(
-                x[(0,) * len(along)], (*indices.shape[:-1], *x.shape[len(along) :])
-            )
-        inner = x.ndim - len(along)
+    def moved(atom: Atom) -> Atom:
+        shift = 0 if atom.axis is None else sum(axis > atom.axis for axis in axes)
+        return atom if atom.axis is None else atom._replace(axis=atom.axis + shift)
+
+    first = batch_first(leaf, tuple(axes))
+    kept = tuple(tuple(moved(atom) for atom in view.axes[i]) for i in others)
+    return _Lookup(first, indices, dataclasses.replace(view, axes=kept))
+
+
+def one(view: View, indices: jax.Array, equation: Any) -> View | None:
+    """A gather of one entry, x[i] of stacked layers, as a view that stays packed; else None.
+
+    Where i lies outside and NaN is asked for, every float of the entry becomes NaN.
+    """
+    params = equation.params
+    fills, fill = params["mode"] == lax.GatherScatterMode.FILL_OR_DROP, params["fill_value"]
+    if indices.ndim != 1 or (fills and fill is not None and not math.isnan(fill)):
+        return None
+    found = _lookup(view, indices, equation)
+    if isinstance(found, str) or len(params["slice_sizes"]) == len(found.rest.axes):
+        return None
+    leaf = jax.tree.map(_taker(found, found.leaf.shape), found.leaf)
+    if fills:
+        inside = _inside(view, indices, equation)
+
+        def poison(part):
+            floats = jnp.issubdtype(part.dtype, jnp.floating)
+            return jnp.where(inside, part, jnp.asarray(jnp.nan, part.dtype)) if floats else part
+
+        if not any(jnp.issubdtype(part.dtype, jnp.floating) for part in leaf.parts):
+            return None
+        leaf = jax.tree.map(poison, leaf)
+    source = dataclasses.replace(found.rest.source, array=leaf)
+    return dataclasses.replace(found.rest, source=source)
+
+
+def _taker(found: _Lookup, shape: tuple[int, ...]):
+    """part -> its entries: [*indices.shape[:-1], *the other axes]."""
+    count, deep = found.indices.ndim - 1, found.indices.shape[-1]
+
+    def take(x):
+        if not deep:
+            return jnp.broadcast_to(x, (*found.indices.shape[:-1], *x.shape))
+        shared = [x.shape[i] == 1 != shape[i] for i in range(deep)]
+        if all(shared):
+            return x.reshape(*[1] * count, *x.shape[deep:])
+        inner = x.ndim - deep
         return lax.gather(
             x,
-            indices,
+            jnp.where(jnp.asarray(shared), 0, found.indices),
             lax.GatherDimensionNumbers(
                 offset_dims=tuple(range(count, count + inner)),
-                collapsed_slice_dims=tuple(range(len(along))),
-                start_index_map=along,
+                collapsed_slice_dims=tuple(range(deep)),
+                start_index_map=tuple(range(deep)),
             ),
-            (*[1] * len(along), *x.shape[len(along) :]),
+            (*[1] * deep, *x.shape[deep:]),
             mode=lax.GatherScatterMode.CLIP,  # what lies outside is filled in after
         )
 
-    found = jax.tree.map(part, leaf)
-    result = found.dense().astype(equation.outvars[0].aval.dtype)
-    return _filled(result, view, indices, along, equation)
+    return take
 
 
-def _filled(result, view, indices, along, equation):
+def rows(view: View, indices: jax.Array, equation: Any) -> Any:
+    """A gather of single entries along free axes and of all the others whole; or why not."""
+    found = _lookup(view, indices, equation)
+    if isinstance(found, str):
+        return found
+    count = indices.ndim - 1
+    entries = jax.tree.map(_taker(found, found.leaf.shape), found.leaf).dense()
+    lead = tuple((Atom(i - entries.ndim, entries.shape[i], 1),) for i in range(count))
+    lead = tuple(() if axis[0].size == 1 else axis for axis in lead)
+    source = dataclasses.replace(view.source, array=entries)
+    result = View(source, (*lead, *found.rest.axes), view.dtype).dense()
+    result = _filled(result, view, indices, equation)
+    offsets = equation.params["dimension_numbers"].offset_dims
+    outer = iter(range(count))
+    inner = iter(range(count, result.ndim))
+    order = [next(inner) if i in offsets else next(outer) for i in range(result.ndim)]
+    return result.transpose(order).astype(equation.outvars[0].aval.dtype)
+
+
+def _inside(view: View, indices: jax.Array, equation: Any) -> jax.Array:
+    along = equation.params["dimension_numbers"].start_index_map
+    limits = jnp.asarray([view.shape[i] for i in along], indices.dtype)
+    return ((indices >= 0) & (indices < limits)).all(-1)
+
+
+def _filled(result: jax.Array, view: View, indices: jax.Array, equation: Any) -> jax.Array:
     """What a dense gather would have put in place of rows that are not there."""
     if equation.params["mode"] != lax.GatherScatterMode.FILL_OR_DROP:
         return result
-    limits = jnp.asarray([view.source.array.shape[i] for i in along], indices.dtype)
-    inside = ((indices >= 0) & (indices < limits)).all(-1)
+    inside = _inside(view, indices, equation)
     fill = equation.params["fill_value"]
     fill = jnp.nan if fill is None else fill
     wide = inside.reshape(*inside.shape, *[1] * (result.ndim - inside.ndim))
@@ -105,5 +185,8 @@ def ragged(view: View, x: jax.Array, sizes: jax.Array, equation: Any) -> Any:
         mine = (row < end) & (row >= end - size)
         return total + jnp.where(mine[:, None], matrix.matmul(x), 0), None
 
-    out = jnp.zeros((x.shape[0], leaf.shape[-1]), equation.outvars[0].aval.dtype)
-    return lax.scan(step, out, (leaf, ends, sizes))[0]
+    aval = equation.outvars[0].aval
+    wide = jnp.promote_types(x.dtype, aval.dtype)
+    x = x.astype(wide)
+    out, *_ = align(jnp.zeros(aval.shape, wide), x, sizes, *leaf.parts)
+    return lax.scan(step, out, (leaf, ends, sizes))[0].astype(aval.dtype)

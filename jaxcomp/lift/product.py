@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcomp.formats.leaf import Leaf
 from jaxcomp.lift.view import Atom, View, axis_size, place, whole_axes
 
 
@@ -41,6 +42,9 @@ def plan(view: View, x_shape: tuple[int, ...], dimension_numbers, *, first: bool
     contracted = whole_axes([a for a in over_atoms if a.axis is not None], shape)
     batch = whole_axes([a for a in batch_atoms if a.axis is not None], shape)
     if contracted is None or batch is None or set(contracted) & set(batch):
+        return "it is multiplied along a part of an axis"
+    watched = not isinstance(view.source.array, Leaf)
+    if watched and view.source.cuts & {*contracted, *batch}:
         return "it is multiplied along a part of an axis"
     if not contracted:
         return "nothing is summed over"

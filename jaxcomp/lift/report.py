@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from jaxcomp.formats.leaf import Leaf
+
 
 class Row(NamedTuple):
     """One leaf in one operation.
@@ -18,10 +20,18 @@ class Row(NamedTuple):
     why: str
 
 
+def row(path: str, leaf: Leaf, operation: str, ran: str, why: str) -> Row:
+    return Row(path, leaf.describe(), leaf.nbytes, leaf.size, operation, ran, why)
+
+
 class Report(NamedTuple):
-    """Rows, in the order in which the leaves were met. str() is a table."""
+    """Rows in the order in which leaves were met, then the unused ones. str() is a table.
+
+    held: path -> (bytes, values) of every compressed leaf.
+    """
 
     rows: list[Row]
+    held: dict[str, tuple[int, int]]
 
     @property
     def materialised(self) -> list[Row]:
@@ -51,10 +61,10 @@ class Report(NamedTuple):
             ).rstrip()
             for line in [head, *body]
         ]
-        sizes = {row.path: (row.nbytes, row.size) for row in self.rows}
-        held, values = map(sum, zip(*sizes.values(), strict=True)) if sizes else (0, 0)
+        held, values = (sum(each) for each in zip((0, 0), *self.held.values(), strict=True))
         lines.append(
-            f"{len(sizes)} compressed leaves, {held:,} bytes, {8 * held / max(1, values):.3f} bits "
-            f"per weight, {len(self.materialised)} made dense"
+            f"{len(self.held)} compressed leaves, {held:,} bytes, "
+            f"{8 * held / max(1, values):.3f} bits per weight, "
+            f"{len({row.path for row in self.materialised})} made dense"
         )
         return "\n".join(lines)

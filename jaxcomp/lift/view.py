@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcomp.formats.leaf import Leaf
+from jaxcomp.formats.leaf import Leaf, part_axis
+
+JOIN = " + "  # between the paths of weights that a function joins
 
 
 class Atom(NamedTuple):
@@ -29,16 +31,18 @@ Axis = tuple[Atom, ...]
 class Source:
     """A selected weight inside a traced function.
 
-    path    of it in the parameters
+    path    of it in the parameters; of joined weights, theirs with " + " in between
     array   a compressed leaf, or the dense array where one only watches
-    at      per axis that was cut to one index (counted from the right): that index
+    at      per axis of which a run is left (counted from the right): the first index of the run
     ndim    of the whole weight; axes that loops went over are missing from array
+    cuts    axes of which entries apart are left, and those that weights were joined along
     """
 
     path: str
     array: Any
     at: tuple[tuple[int, Any], ...] = ()
     ndim: int = 0
+    cuts: frozenset[int] = frozenset()
 
     def dense(self) -> jax.Array:
         return self.array.dense() if isinstance(self.array, Leaf) else self.array
@@ -59,8 +63,9 @@ class View:
     @property
     def is_whole(self) -> bool:
         """Whether the view is its source, untouched."""
-        same = self.axes == whole(self.source).axes
-        return same and self.dtype == self.source.array.dtype and not self.source.at
+        source = self.source
+        same = self.axes == whole(source).axes and self.dtype == source.array.dtype
+        return same and not source.at and not source.cuts
 
     def dense(self) -> jax.Array:
         """What the view stands for."""
@@ -115,6 +120,12 @@ def squeeze(view: View, dimensions: tuple[int, ...]) -> View:
     return dataclasses.replace(view, axes=axes)
 
 
+def mapped(view: View, function: Any) -> View:
+    """The view with function(part) in place of every array of its source."""
+    array = jax.tree.map(function, view.source.array)
+    return dataclasses.replace(view, source=dataclasses.replace(view.source, array=array))
+
+
 def convert(view: View, dtype: Any) -> View | None:
     if not jnp.issubdtype(dtype, jnp.floating):
         return None
@@ -132,6 +143,8 @@ def broadcast(view: View, shape: tuple[int, ...], dimensions: tuple[int, ...]) -
 
 def reshape(view: View, shape: tuple[int, ...]) -> View | None:
     """None where an atom would have to be cut at what does not divide it."""
+    if 0 in shape:
+        return None
     atoms = [atom for axis in view.axes for atom in axis][::-1]
     axes = []
     for size in shape:
@@ -162,34 +175,114 @@ def _joined(axis: list[Atom]) -> Axis:
     return tuple(done)
 
 
-def cut(view: View, axis: int, start: Any, size: int) -> View | None:
-    """`size` entries from `start`, an int or a traced index, along one axis of the view.
+def cut(view: View, axis: int, start: Any, size: int, step: int = 1) -> View | None:
+    """`size` entries from `start`, an int or a traced index, `step` apart, along one axis.
 
-    None where that axis is not a whole free axis of the source.
+    None where that axis is packed in the source, or is made of factors that the cut goes across.
+    Runs of entries are slices of every part; entries apart are copied out of them.
     """
-    if axis_size(view.axes[axis]) == size:
-        return view
     atoms = view.axes[axis]
-    source = view.source
-    if len(atoms) != 1 or atoms[0].axis is None:
+    if axis_size(atoms) == size and (step == 1 or size == 1):
+        return view
+    rest = axis_size(atoms[1:])
+    if rest > 1:  # a run of whole blocks of the inner factors
+        if not isinstance(start, int) or start % rest or size % rest or step != 1:
+            return None
+        start, size = start // rest, size // rest
+    atom = atoms[0]
+    axes = list(view.axes)
+    if atom.axis is None:
+        axes[axis] = (*_axis(None, size), *atoms[1:])
+        return dataclasses.replace(view, axes=tuple(axes))
+    array, whole = view.source.array, view.source.array.shape[atom.axis]
+    if isinstance(array, Leaf) and atom.axis not in array.layout.free:
         return None
-    (atom,) = atoms
-    array = source.array
-    if array.shape[atom.axis] != atom.size:
-        return None
+    outer = whole // (atom.size * atom.inner)
+
+    last = atom.size - 1 - max(0, (size - 1) * step)
+    first = start if isinstance(start, int) else jnp.clip(start, 0, last)
 
     def part(x, place):
-        return jax.lax.dynamic_slice_in_dim(x, start, size, place + x.ndim)
+        place += x.ndim
+        if outer == 1 and step == 1:
+            run = size * atom.inner
+            return jax.lax.dynamic_slice_in_dim(x, first * atom.inner, run, place)
+        blocks = jnp.arange(outer)[:, None, None] * atom.size
+        kept = blocks + (first + jnp.arange(size) * step)[:, None]
+        kept = kept * atom.inner + jnp.arange(atom.inner)
+        return jnp.take(x, kept.reshape(-1), place, mode="clip")
 
-    at = source.at
     if isinstance(array, Leaf):
-        if atom.axis not in array.layout.free:
-            return None
         array = array.map_free(atom.axis, part)
-    elif size == 1:
-        array, at = part(array, atom.axis), (*at, (atom.axis, start))
     else:
-        return None
-    axes = list(view.axes)
-    axes[axis] = _axis(atom.axis, size)
-    return View(dataclasses.replace(source, array=array, at=at), tuple(axes), view.dtype)
+        array = part(array, atom.axis)
+    at, cuts = dict(view.source.at), view.source.cuts
+    if outer == 1 and step == 1:
+        at[atom.axis] = at.get(atom.axis, 0) + first * atom.inner
+    else:
+        cuts = cuts | {atom.axis}
+    source = dataclasses.replace(view.source, array=array, at=tuple(at.items()), cuts=cuts)
+
+    def shrunk(a: Atom) -> Axis:
+        if a == atom:
+            return () if size == 1 else (Atom(a.axis, size, a.inner),)
+        faster = a.axis == atom.axis and a.inner > atom.inner
+        return (Atom(a.axis, a.size, a.inner // atom.size * size) if faster else a,)
+
+    axes = tuple(_joined([new for a in old for new in shrunk(a)]) for old in view.axes)
+    return View(source, axes, view.dtype)
+
+
+def joined(views: list[View], axis: int) -> View | str:
+    """Views of compressed leaves one after another along an axis, as one view; or why not."""
+    first = views[0]
+    leaves = [view.source.array for view in views]
+    if not all(isinstance(leaf, Leaf) for leaf in leaves):
+        return "only compressed leaves are joined"
+    if len({jax.tree.structure(leaf) for leaf in leaves}) > 1:
+        return "their formats differ"
+    others = {view.axes[:axis] + view.axes[axis + 1 :] for view in views}
+    if len(others) > 1 or len({view.dtype for view in views}) > 1:
+        return "their layouts differ"
+    ndim = first.source.ndim
+    if not any(view.axes[axis] for view in views):  # stacked
+        place = -len(first.source.array.shape) - 1
+        leaves = [jax.tree.map(lambda part: part[None], leaf) for leaf in leaves]
+        sizes, ndim = [1] * len(leaves), ndim + 1
+    else:
+        atoms = {tuple((a.axis, a.inner) for a in view.axes[axis]) for view in views}
+        if len(atoms) > 1 or len(first.axes[axis]) != 1 or first.axes[axis][0].axis is None:
+            return "they are not joined along one whole axis"
+        place = first.axes[axis][0].axis
+        sizes = [leaf.shape[place] for leaf in leaves]
+        if place not in first.source.array.layout.free or sizes != [v.shape[axis] for v in views]:
+            return "they are not joined along one whole axis"
+    join = _joiner(leaves, place, sizes)
+    if join is None:
+        return "they share values along that axis"
+    axes = list(first.axes)
+    axes[axis] = _axis(place, sum(sizes))
+    path = JOIN.join(dict.fromkeys(view.source.path for view in views))
+    cuts = frozenset().union(*(view.source.cuts for view in views), (place,))
+    return View(Source(path, join, (), ndim, cuts), tuple(axes), first.dtype)
+
+
+def _joiner(leaves: list[Leaf], axis: int, sizes: list[int]) -> Leaf | None:
+    """The leaves as one along a free axis; None if what they share is too large to be repeated."""
+    place = part_axis(leaves[0].packed, axis)
+    largest = max(part.size for leaf in leaves for part in leaf.parts)
+    repeated = False
+
+    def join(*parts):
+        nonlocal repeated
+        wide = []
+        for part, size in zip(parts, sizes, strict=True):
+            shape = list(part.shape)
+            shape[place] = size
+            # What is shared may only be repeated where it is little.
+            repeated |= part.shape[place] != size and math.prod(shape) > largest // 4
+            wide.append(jnp.broadcast_to(part, shape))
+        return jnp.concatenate(wide, place)
+
+    found = jax.tree.map(join, *leaves)
+    return None if repeated else found

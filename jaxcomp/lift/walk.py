@@ -6,12 +6,15 @@ bodies (control_flow.py). Whatever else meets a view gets the dense array, and t
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
+from jaxcomp.formats.leaf import Leaf
+from jaxcomp.lift import lookup
 from jaxcomp.lift import view as views
 from jaxcomp.lift.product import plan
 from jaxcomp.lift.view import View
@@ -74,9 +77,9 @@ def _with_views(equation: Any, values: list[Any], handler: Handler) -> list[Any]
         return walked_into[name](equation, values, handler)
     if name in LAYOUT:
         found = LAYOUT[name](equation, values)
-        if isinstance(found, View):
-            return [found]
-        why = "not a layout of whole axes"
+        if isinstance(found, View | list):
+            return found if isinstance(found, list) else [found]
+        why = found or "it is not a layout of whole axes"
     elif name in MEETINGS:
         found = MEETINGS[name](equation, values, handler)
         if not isinstance(found, str):
@@ -90,7 +93,7 @@ def dense(value: Any, handler: Handler, operation: str, why: str) -> Any:
     return handler.materialise(value, operation, why) if isinstance(value, View) else value
 
 
-def _layout(function: Callable[..., View | None]) -> Callable[[Any, list[Any]], View | None]:
+def _layout(function: Callable[..., Any]) -> Callable[[Any, list[Any]], Any]:
     """A rule for an equation whose only view is its first operand."""
 
     def rule(equation, values):
@@ -104,44 +107,94 @@ def _layout(function: Callable[..., View | None]) -> Callable[[Any, list[Any]], 
 
 def _slice(view, equation):
     params = equation.params
-    if params["strides"] is not None and any(s != 1 for s in params["strides"]):
-        return None
-    starts, limits = params["start_indices"], params["limit_indices"]
-    sizes = [limit - start for start, limit in zip(starts, limits, strict=True)]
-    return _cut(view, starts, sizes)
-
-
-def _cut(view: View, starts, sizes) -> View | None:
-    for axis, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-        found = views.cut(view, axis, start, size)
-        if found is None:
+    steps = params["strides"] or [1] * len(view.axes)
+    for axis, (start, stop, step) in enumerate(
+        zip(params["start_indices"], params["limit_indices"], steps, strict=True)
+    ):
+        view = views.cut(view, axis, int(start), -(-(stop - start) // step), int(step))
+        if view is None:
             return None
-        view = found
     return view
 
 
+def _dynamic_slice(view, equation, *starts):
+    for axis, (start, size) in enumerate(zip(starts, equation.params["slice_sizes"], strict=True)):
+        view = views.cut(view, axis, start, size)
+        if view is None:
+            return None
+    return view
+
+
+def _reverse(view, equation):
+    for axis in equation.params["dimensions"]:
+        size = view.shape[axis]
+        view = views.cut(view, axis, size - 1, size, -1)
+        if view is None:
+            return None
+    return view
+
+
+def _split(view, equation):
+    axis, start, found = equation.params["axis"], 0, []
+    for size in map(int, equation.params["sizes"]):
+        found.append(views.cut(view, axis, start, size))
+        start += size
+    return None if any(part is None for part in found) else found
+
+
+def _unstack(view, equation):
+    axis = equation.params["axis"] % len(view.axes)
+    found = [views.cut(view, axis, i, 1) for i in range(view.shape[axis])]
+    if any(part is None for part in found):
+        return None
+    return [views.squeeze(part, (axis,)) for part in found]
+
+
+def _reshape(view, equation):
+    return (
+        None
+        if equation.params["dimensions"]
+        else views.reshape(view, equation.outvars[0].aval.shape)
+    )
+
+
 def _concatenate(equation, values):
-    """Views of one source kind along one whole free axis become a view of a longer source."""
-    del equation, values
-    return None
+    if not all(isinstance(v, View) for v in values):
+        return "what it is joined to is not compressed"
+    return views.joined(values, equation.params["dimension"])
+
+
+def _stack(equation, values):
+    if not all(isinstance(v, View) for v in values):
+        return "what it is joined to is not compressed"
+    axis = equation.params["axis"] % (len(values[0].axes) + 1)
+    wide = [replace(v, axes=(*v.axes[:axis], (), *v.axes[axis:])) for v in values]
+    return views.joined(wide, axis)
+
+
+def _each_part(view, equation):
+    """What changes no value, done to each array of the weight: its type or its gradient differs."""
+    return views.mapped(view, lambda part: bind(equation, [part])[0])
 
 
 LAYOUT = {
     "transpose": _layout(lambda v, e: views.transpose(v, e.params["permutation"])),
-    "reshape": _layout(lambda v, e: views.reshape(v, e.params["new_sizes"])),
+    "reshape": _layout(_reshape),
     "squeeze": _layout(lambda v, e: views.squeeze(v, e.params["dimensions"])),
     "broadcast_in_dim": _layout(
         lambda v, e: views.broadcast(v, e.params["shape"], e.params["broadcast_dimensions"])
     ),
     "convert_element_type": _layout(lambda v, e: views.convert(v, e.params["new_dtype"])),
     "slice": _layout(_slice),
-    "dynamic_slice": _layout(lambda v, e, *starts: _cut(v, starts, e.params["slice_sizes"])),
+    "dynamic_slice": _layout(_dynamic_slice),
+    "rev": _layout(_reverse),
+    "split": _layout(_split),
+    "unstack": _layout(_unstack),
     "concatenate": _concatenate,
-    # These mean nothing to a weight that is only read: a copy, a name, a place, a mark of its type.
-    **dict.fromkeys(
-        ("copy", "copy_p", "name", "sharding_constraint", "pvary", "pcast", "stop_gradient"),
-        _layout(lambda v, e, *rest: v),
-    ),
+    "stack": _stack,
+    **dict.fromkeys(("pvary", "pcast", "stop_gradient"), _layout(_each_part)),
+    # These mean nothing to a weight that is only read: a copy, a name, a place.
+    **dict.fromkeys(("copy", "copy_p", "name", "sharding_constraint"), _layout(lambda v, e: v)),
 }
 
 
@@ -156,8 +209,7 @@ def _product(equation, values, handler):
     found = plan(view, x.shape, equation.params["dimension_numbers"], first=first)
     if isinstance(found, str):
         return found
-    out = handler.product(view, x, found, equation)
-    return out if isinstance(out, str) else out.astype(equation.outvars[0].aval.dtype)
+    return handler.product(view, x, found, equation)
 
 
 def _convolution(equation, values, handler):
@@ -171,6 +223,9 @@ def _lookup(equation, values, handler):
     view, indices = values
     if not isinstance(view, View):
         return "the weight is an index"
+    single = lookup.one(view, indices, equation) if isinstance(view.source.array, Leaf) else None
+    if single is not None:
+        return single
     return handler.lookup(view, indices, equation)
 
 
