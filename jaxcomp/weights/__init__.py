@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.compress import compress as compress
     from jaxcomp.weights.evopress import evopress as evopress
     from jaxcomp.weights.gptq import gptq as gptq
+    from jaxcomp.weights.hqq import hqq as hqq
     from jaxcomp.weights.rtn import rtn as rtn
     from jaxcomp.weights.statistics import both as both
     from jaxcomp.weights.statistics import max_magnitude as max_magnitude
@@ -27,6 +28,7 @@ load_on_use(
         "compress": ("compress",),
         "evopress": ("evopress",),
         "gptq": ("gptq",),
+        "hqq": ("hqq",),
         "rtn": ("rtn",),
         "statistics": ("both", "max_magnitude", "mean_magnitude", "second_moment"),
     },
