@@ -60,7 +60,7 @@ class lift:  # noqa: N801  a function with a report
         met = {path for row in handler.rows for path in row.path.split(JOIN)}
         for path, leaf in call.compressed():
             if path not in met:
-                handler.rows.append(row(path, leaf, "", "unused", "nothing multiplies by it"))
+                handler.rows.append(row(path, [leaf], "", "unused", "nothing multiplies by it"))
         held = {path: (leaf.nbytes, leaf.size) for path, leaf in call.compressed()}
         return Report(handler.rows, held)
 
@@ -96,7 +96,8 @@ class _Packed:
 
     def _write(self, view: View, operation: str, ran: str, why: str) -> None:
         path = view.source.path
-        new = row(path, self.leaves.get(path, view.source.array), operation, ran, why)
+        whole = [self.leaves.get(each, view.source.array) for each in path.split(JOIN)]
+        new = row(path, whole, operation, ran, why)
         if new not in self.rows:
             self.rows.append(new)
 

@@ -20,8 +20,10 @@ class Row(NamedTuple):
     why: str
 
 
-def row(path: str, leaf: Leaf, operation: str, ran: str, why: str) -> Row:
-    return Row(path, leaf.describe(), leaf.nbytes, leaf.size, operation, ran, why)
+def row(path: str, leaves: list[Leaf], operation: str, ran: str, why: str) -> Row:
+    """A Row of a leaf, or of several of one format that were joined."""
+    nbytes, size = (sum(getattr(leaf, name) for leaf in leaves) for name in ("nbytes", "size"))
+    return Row(path, leaves[0].describe(), nbytes, size, operation, ran, why)
 
 
 class Report(NamedTuple):
