@@ -1,0 +1,181 @@
+"""One array <-> bytes, exactly: each kind of number as symbols, coded where that saves.
+
+"bytes"  the array's bytes little-endian, first the lowest byte of every value, then the next: signs
+         and exponents of floats are far from uniform, low bits of mantissas are not
+"codes"  packed codes of a QTensor one by one (kernels/packing.py): codes that share a byte, or lie
+         across planes of bits, are told apart
+
+A plane of n symbols is stored as it is, n bytes, or in fewer as
+
+    u8     k, and frequency - 1 of every symbol as exponential Golomb codes (coding/universal.py)
+    rest   an rANS message (coding/stream.py)
+
+What a plane claims to hold is at most EXPANSION times its bytes, in the writer as in the reader.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp import coding
+from jaxcomp.base import CorruptStream, JaxcompError
+from jaxcomp.coding import universal
+from jaxcomp.coding.stream import round_up
+from jaxcomp.kernels import packing
+
+# A symbol of probability (2**16 - 255) / 2**16 takes 0.0056 bits: no byte holds more than 1424 of
+# 256 kinds. Of fewer kinds more would fit; such planes are stored as bytes.
+EXPANSION = 2048
+# Below this a table, of tens of bytes at least, and heads of lanes never pay.
+LEAST = 128
+PRECISION = 16
+
+
+class Codes(NamedTuple):
+    """How codes are packed: bits and tile of kernels/packing.py, and the axis from the right."""
+
+    bits: int
+    tile: int
+    axis: int
+
+    @property
+    def alphabet(self) -> int:
+        return 3 if self.bits == packing.TRITS else 1 << self.bits
+
+    @property
+    def tile_bytes(self) -> int:
+        return packing.tile_bytes(self.tile, self.bits)
+
+
+def write_array(x: np.ndarray, codes: Codes | None = None) -> tuple[str, list[bytes]]:
+    """(kind, planes) of an array: "bytes", or "codes" where they are given and it is smaller."""
+    planes = [_write_plane(plane, 256) for plane in _bytes_of(x)]
+    if codes is not None and (symbols := _unpack(x, codes)) is not None:
+        coded = _write_plane(symbols, codes.alphabet)
+        if len(coded) < min(len(symbols), sum(map(len, planes))):
+            return "codes", [coded]
+    return "bytes", planes
+
+
+def symbol_counts(
+    kind: str, shape: tuple[int, ...], dtype: np.dtype, codes: Codes | None
+) -> list[int]:
+    """Symbols in each plane of an array. CorruptStream for a kind that it cannot have."""
+    size = math.prod(shape)
+    if kind == "bytes":
+        return [size] * dtype.itemsize
+    fits = codes is not None and len(shape) >= -codes.axis and codes.tile_bytes > 0
+    if kind != "codes" or not fits or dtype != np.uint8 or shape[codes.axis] % codes.tile_bytes:
+        raise CorruptStream(f"expected bytes or packed codes, got {ascii(kind)[:40]} of {shape}")
+    return [size // codes.tile_bytes * codes.tile]
+
+
+def check_plane(length: int, symbols: int) -> None:
+    """CorruptStream for a plane that no writer made: too large, or too much in too little."""
+    if length > symbols or symbols > EXPANSION * length:
+        raise CorruptStream(
+            f"expected at most {symbols} bytes for as many symbols, and at least 1 for {EXPANSION},"
+            f" got {length}; fetch or write the file again"
+        )
+
+
+def read_array(
+    kind: str, planes: list[bytes], shape: tuple[int, ...], dtype: np.dtype, codes: Codes | None
+) -> np.ndarray:
+    """The array of write_array, of planes that check_plane has seen."""
+    counts = symbol_counts(kind, shape, dtype, codes)
+    if kind == "codes":
+        symbols = _read_plane(planes[0], counts[0], codes.alphabet)
+        return _pack(symbols, codes, shape)
+    read = [_read_plane(p, n, 256) for p, n in zip(planes, counts, strict=True)]
+    values = np.ascontiguousarray(np.stack(read, -1)) if read else np.zeros(0, np.uint8)
+    return values.reshape(-1).view(dtype).reshape(shape)
+
+
+def _bytes_of(x):
+    """The u8 planes of an array, lowest byte first."""
+    flat = np.ascontiguousarray(x).reshape(-1).view(np.uint8).reshape(x.size, x.dtype.itemsize)
+    return [np.ascontiguousarray(plane) for plane in flat.T]
+
+
+def _write_plane(symbols, alphabet):
+    raw = symbols.tobytes()
+    if symbols.size < LEAST:
+        return raw
+    counts = np.bincount(symbols, minlength=alphabet).astype(np.float64)
+    share = counts[counts > 0] / symbols.size
+    if -(share * np.log2(share)).sum() * symbols.size / 8 > 0.99 * len(raw):
+        return raw  # what is saved would not pay for the time
+    tables = coding.build_tables(counts, precision=PRECISION)
+    table = np.asarray(tables.frequencies).reshape(-1) - 1
+    k = universal.best_exponential_golomb(table)
+    coded = bytes([k]) + universal.exponential_golomb_encode(table, k)
+    coded += coding.to_bytes(coding.encode(tables, symbols.astype(np.int32)))
+    return coded if len(raw) / EXPANSION <= len(coded) < len(raw) else raw
+
+
+def _read_plane(data, count, alphabet):
+    if len(data) == count:
+        symbols = np.frombuffer(data, np.uint8)
+        if alphabet < 256 and symbols.size and symbols.max() >= alphabet:
+            raise CorruptStream(f"expected codes below {alphabet}, got {symbols.max()}")
+        return symbols
+    if not data or data[0] >= PRECISION:
+        raise CorruptStream(f"expected a table of {alphabet} symbols, got {len(data)} bytes")
+    table, used = universal.exponential_golomb_decode(data[1:], alphabet, data[0])
+    if int(table.sum()) + alphabet != 1 << PRECISION:
+        raise CorruptStream("expected frequencies that sum to 65536, got others")
+    tables = coding.build_tables(table.astype(np.float64) + 1, precision=PRECISION)
+    try:
+        stream = coding.from_bytes(data[1 + used :])
+        return np.asarray(coding.decode(tables, stream, shape=(count,))).astype(np.uint8)
+    except CorruptStream:
+        raise
+    except (JaxcompError, ValueError, OverflowError) as error:
+        raise CorruptStream(f"expected a stream of {count} symbols, got none: {error}") from None
+
+
+def _unpack(x, codes):
+    """u8[n] of all codes, tile by tile; None where packing them again would give other bytes."""
+    if x.dtype != np.uint8 or codes.bits == 8 or x.shape[codes.axis] % codes.tile_bytes:
+        return None
+    tiles = _tiles(x, codes)
+    symbols = _by_tiles(_unpack_tiles, tiles, codes)
+    if codes.bits == packing.TRITS and not np.array_equal(
+        _by_tiles(_pack_tiles, symbols, codes), tiles
+    ):
+        return None
+    return symbols.reshape(-1)
+
+
+def _pack(symbols, codes, shape):
+    tiles = _by_tiles(_pack_tiles, symbols.reshape(-1, codes.tile), codes)
+    moved = list(shape)
+    moved.append(moved.pop(codes.axis))
+    return np.ascontiguousarray(np.moveaxis(tiles.reshape(moved), -1, codes.axis))
+
+
+def _tiles(x, codes):
+    """[tiles, bytes of one], the packed axis last."""
+    return np.ascontiguousarray(np.moveaxis(x, codes.axis, -1)).reshape(-1, codes.tile_bytes)
+
+
+def _by_tiles(function, tiles, codes):
+    """function(tiles, bits, tile), padded to one of few counts, for which programs are compiled."""
+    padding = round_up(len(tiles)) - len(tiles)
+    padded = np.pad(tiles, ((0, padding), (0, 0)))
+    return np.asarray(function(padded, codes.bits, codes.tile))[: len(tiles)]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _unpack_tiles(tiles: Any, bits: int, tile: int) -> jax.Array:
+    return packing.unpack(jnp.asarray(tiles), bits, axis=-1, tile=tile)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _pack_tiles(tiles: Any, bits: int, tile: int) -> jax.Array:
+    return packing.pack(jnp.asarray(tiles), bits, axis=-1, tile=tile)

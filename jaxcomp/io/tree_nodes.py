@@ -1,0 +1,285 @@
+"""A tree of arrays and compressed leaves <-> JSON, with the arrays aside.
+
+    null                            None
+    3                               the array of row 3
+    ["value", 0.5]                  a Python number, bool or string
+    ["dict", {"key": node}]         keys are strings
+    ["list", node, ...]             and "tuple"
+    ["node", "Class", {"key": node}]  any other pytree: it comes back into a template, `like`
+    ["leaf", "QTensor", {field: node}, {field: static}]
+
+A static field is JSON, with lists for tuples, {"dtype": "bfloat16"} for a dtype, and {"Format":
+{...}} for a number format, of whose fields those of the default value are left out. Only classes
+in LEAVES are made, by their fields: nothing in a file names what is run.
+"""
+
+import dataclasses
+import importlib
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp.formats.format import Format
+from jaxcomp.formats.layout import merged_axis
+from jaxcomp.formats.leaf import Leaf
+from jaxcomp.io.coded_array import Codes
+from jaxcomp.kernels.packing import least_tile
+from jaxcomp.tree import is_compressed, path_text
+
+# Every class of leaf that a file may hold, and where it lives. A new one is one line.
+LEAVES = {
+    "LowRank": "jaxcomp.formats.low_rank",
+    "QTensor": "jaxcomp.formats.qtensor",
+    "Sum": "jaxcomp.formats.sum",
+    "Transformed": "jaxcomp.formats.transformed",
+}
+# Wide enough for every model, and none to exhaust a stack.
+DEPTH_LIMIT = 64
+LARGEST_TILE = 1 << 24  # codes; a whole row without a divisor of 128 is one tile
+
+
+class Writer:
+    """Nodes of a tree; arrays and how their codes are packed gather in rows."""
+
+    def __init__(self):
+        self.rows: list[tuple[np.ndarray, Codes | None]] = []
+
+    def node(self, x: Any, depth: int = DEPTH_LIMIT) -> Any:
+        """The JSON of x. UnsupportedInput for what has none."""
+        if depth == 0:
+            raise UnsupportedInput(f"expected a tree at most {DEPTH_LIMIT} deep; flatten it")
+        if x is None:
+            return None
+        if isinstance(x, (bool, int, float, str)):
+            return ["value", _checked_value(x)]
+        if isinstance(x, Leaf):
+            return self._leaf(x, depth)
+        if isinstance(x, (np.ndarray, np.generic, jax.Array)):
+            return self._array(x)
+        if type(x) in (list, tuple):
+            return [type(x).__name__, *(self.node(y, depth - 1) for y in x)]
+        if type(x) is dict and all(type(key) is str for key in x):
+            return ["dict", {key: self.node(x[key], depth - 1) for key in sorted(x)}]
+        below, _ = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)
+        if len(below) == 1 and below[0][1] is x:
+            raise UnsupportedInput(
+                f"expected arrays, numbers, strings and compressed leaves in a tree, got "
+                f"{type(x).__name__}; leave it out of what is saved"
+            )
+        fields = {path_text(path): self.node(y, depth - 1) for path, y in below}
+        if len(fields) != len(below):
+            raise UnsupportedInput(f"expected keys of other texts in {type(x).__name__}")
+        return ["node", type(x).__name__, fields]
+
+    def _array(self, x: Any, codes: Codes | None = None) -> int:
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
+            raise UnsupportedInput(
+                f"expected arrays of numbers, got {x.dtype}; save jax.random.key_data(key)"
+            )
+        x = np.asarray(x)
+        dtype_of(x.dtype.name)
+        self.rows.append((x.astype(x.dtype.newbyteorder("<")), codes))
+        return len(self.rows) - 1
+
+    def _leaf(self, x: Leaf, depth: int) -> list[Any]:
+        name = type(x).__name__
+        if name not in LEAVES or leaf_named(name) is not type(x):
+            raise UnsupportedInput(
+                f"expected a leaf among {', '.join(LEAVES)}, got {name}; list it in "
+                "jaxcomp/io/tree_nodes.py"
+            )
+        arrays, static = {}, {}
+        for field in dataclasses.fields(x):
+            value = getattr(x, field.name)
+            if field.metadata.get("static"):
+                static[field.name] = to_static(value, f"{name}.{field.name}")
+            elif field.name == "codes" and isinstance(value, (np.ndarray, jax.Array)):
+                arrays["codes"] = self._array(value, packing_of(vars(x)))
+            else:
+                arrays[field.name] = self.node(value, depth - 1)
+        return ["leaf", name, arrays, static]
+
+
+class Reader:
+    """Trees of nodes. The first pass, with rows of None, checks all that needs no array."""
+
+    def __init__(self, rows: list[Any]):
+        self.rows = rows
+        self.codes: dict[int, Codes] = {}  # of each row that was met as codes
+
+    def value(self, node: Any, path: str = "") -> Any:
+        """The tree; "node"s become dicts of class Fields, which `fill` puts into a template."""
+        if node is None:
+            return None
+        if type(node) is int:
+            if not 0 <= node < len(self.rows):
+                raise CorruptStream(f"expected an array among {len(self.rows)}, got {node}")
+            return self.rows[node]
+        if not isinstance(node, list) or not node:
+            raise CorruptStream(f"expected a node of a tree, got {ascii(node)[:60]}")
+        kind, *rest = node
+        if kind == "value" and len(rest) == 1 and type(rest[0]) in (bool, int, float, str):
+            return rest[0]
+        if kind in ("list", "tuple"):
+            items = [self.value(x) for x in rest]
+            return items if kind == "list" else tuple(items)
+        if kind == "dict" and len(rest) == 1 and isinstance(rest[0], dict):
+            return {key: self.value(x) for key, x in rest[0].items()}
+        if kind == "node" and len(rest) == 2 and isinstance(rest[1], dict):
+            return Fields(rest[0], {key: self.value(x) for key, x in rest[1].items()})
+        if kind == "leaf" and len(rest) == 3 and all(isinstance(x, dict) for x in rest[1:]):
+            return self._leaf(*rest)
+        raise CorruptStream(f"expected a node of a tree, got {ascii(node)[:60]}")
+
+    def _leaf(self, name: Any, arrays: dict[str, Any], static: dict[str, Any]) -> Leaf:
+        cls = leaf_named(name)
+        fields = {f.name: bool(f.metadata.get("static")) for f in dataclasses.fields(cls)}
+        if {**dict.fromkeys(arrays, False), **dict.fromkeys(static, True)} != fields:
+            raise CorruptStream(f"expected the fields {', '.join(fields)} of {name}, got others")
+        given = {key: from_static(x) for key, x in static.items()}
+        if "packed" in given:
+            _check_packed(given["packed"])
+        if type(arrays.get("codes")) is int and (codes := packing_of(given)) is not None:
+            self.codes[arrays["codes"]] = codes
+        return cls(**{key: self.value(x) for key, x in arrays.items()}, **given)
+
+
+@dataclasses.dataclass
+class Fields:
+    """What was saved of a pytree whose class no file may name: keys and children."""
+
+    name: str
+    children: dict[str, Any]
+
+
+def fill(saved: Any, like: Any) -> Any:
+    """The saved leaves in the structure of `like`, matched by their paths."""
+    found = dict(flat(saved))
+    places, tree = jax.tree_util.tree_flatten_with_path(like, is_leaf=is_compressed)
+    paths = [path_text(path) for path, _ in places]
+    odd = sorted(set(paths) ^ set(found))
+    if odd or len(paths) != len(found):
+        raise UnsupportedInput(
+            f"expected like= to have the {len(found)} leaves that were saved, got {len(paths)}; "
+            f"they differ in {', '.join(odd[:5]) or 'paths that occur twice'}"
+        )
+    return jax.tree.unflatten(tree, [found[path] for path in paths])
+
+
+def unnamed(saved: Any) -> str | None:
+    """The class of a node that needs a template, if there is one."""
+    if isinstance(saved, Fields):
+        return str(saved.name)[:60]
+    below = saved.values() if isinstance(saved, dict) else saved
+    found = (unnamed(x) for x in below) if isinstance(saved, (dict, list, tuple)) else ()
+    return next((name for name in found if name), None)
+
+
+def flat(saved: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
+    """(path, leaf) of all that was saved, with the paths that jaxcomp.tree gives."""
+    if isinstance(saved, Fields):
+        below = saved.children.items()
+    elif isinstance(saved, dict):
+        below = saved.items()
+    elif isinstance(saved, (list, tuple)):
+        below = ((str(i), x) for i, x in enumerate(saved))
+    else:
+        return [] if saved is None else [("/".join(prefix), saved)]
+    return [pair for key, x in below for pair in flat(x, (*prefix, key))]
+
+
+def leaf_named(name: Any) -> type:
+    """The class of that name. UnsupportedInput for one that this version does not know."""
+    if not isinstance(name, str) or name not in LEAVES:
+        raise UnsupportedInput(
+            f"expected a leaf among {', '.join(LEAVES)}, got {ascii(name)[:60]}; install the "
+            "jaxcomp that wrote the file"
+        )
+    return getattr(importlib.import_module(LEAVES[name]), name)
+
+
+def packing_of(fields: dict[str, Any]) -> Codes | None:
+    """How a leaf's codes lie in bytes, where its format says so."""
+    format, packed = fields.get("format"), fields.get("packed")
+    if not isinstance(format, Format) or not packed or format.bits == 8 or format.tile < 1:
+        return None
+    bits_known = type(format.bits) is int and 0 <= format.bits < 8
+    if not bits_known or format.tile % least_tile(format.bits) or format.tile > LARGEST_TILE:
+        return None
+    return Codes(format.bits, format.tile, merged_axis(packed))
+
+
+def to_static(x: Any, where: str) -> Any:
+    """The JSON of a static field."""
+    if x is None or isinstance(x, (bool, int, float, str)):
+        return x if x is None else _checked_value(x)
+    if isinstance(x, Format):
+        kept = {k: v for k, v in x._asdict().items() if v != Format._field_defaults.get(k, ...)}
+        return {"Format": {k: to_static(v, where) for k, v in kept.items()}}
+    if isinstance(x, tuple):
+        return [to_static(y, where) for y in x]
+    if isinstance(x, np.dtype) or (isinstance(x, type) and issubclass(x, np.generic)):
+        return {"dtype": np.dtype(x).name}
+    raise UnsupportedInput(
+        f"expected numbers, strings, tuples, dtypes and formats in {where}, got {type(x).__name__}"
+    )
+
+
+def from_static(x: Any) -> Any:
+    """The static field of that JSON."""
+    if isinstance(x, list):
+        return tuple(from_static(y) for y in x)
+    if not isinstance(x, dict):
+        return x
+    if set(x) == {"dtype"}:
+        return dtype_of(x["dtype"])
+    fields = x.get("Format")
+    if set(x) != {"Format"} or not isinstance(fields, dict) or "bits" not in fields:
+        raise CorruptStream(f"expected a dtype or a format, got {ascii(x)[:60]}")
+    if set(fields) - set(Format._fields):
+        raise UnsupportedInput(
+            f"expected a format of {', '.join(Format._fields)}, got {ascii(sorted(fields))[:80]}; "
+            "install the jaxcomp that wrote the file"
+        )
+    format = Format(**{k: from_static(v) for k, v in fields.items()})
+    if type(format.bits) is not int or type(format.tile) is not int:
+        raise CorruptStream(f"expected whole bits and tile, got {ascii(fields)[:60]}")
+    return format
+
+
+def dtype_of(name: Any) -> np.dtype:
+    """A dtype by its name, if arrays of a file may have it."""
+    if name not in DTYPES:
+        raise UnsupportedInput(f"expected a dtype among {', '.join(DTYPES)}, got {name!r:.40}")
+    return np.dtype(getattr(jax.numpy, name, None) or name).newbyteorder("<")
+
+
+DTYPES = (
+    *("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+)
+
+
+def _checked_value(x):
+    if isinstance(x, float) and not math.isfinite(x):
+        raise UnsupportedInput(f"expected finite numbers, got {x}; make it an array")
+    if type(x) not in (bool, int, float, str):
+        raise UnsupportedInput(f"expected plain numbers and strings, got {type(x).__name__}")
+    return x
+
+
+def _check_packed(packed):
+    """CorruptStream for packed axes that no layout has."""
+    good = isinstance(packed, tuple) and 0 < len(packed) <= 32
+    if not good or not all(
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and all(type(n) is int for n in pair)
+        and -32 <= pair[0] < 0 < pair[1]
+        for pair in packed
+    ):
+        raise CorruptStream(f"expected packed axes (axis, size), got {ascii(packed)[:60]}")
