@@ -15,6 +15,9 @@ that was given fitting checksums shows only in 'decompress'.
 """
 
 
+TREE = "tree"  # what jaxcomp.io.save_weights writes; naming it here loads nothing of it
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
     parser.description = "Print what a .jxc file holds, after checking its structure and checksums."
@@ -33,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     with common.naming(arguments.input):
         piped = arguments.input == common.PIPE
         container = read(common.binary_stdin() if piped else arguments.input)
+        if container.codec == TREE:
+            return _print_tree(arguments, container)
         height, width, *rest = image_shape(container, max_pixels=arguments.max_pixels)
         icc = icc_profile(container)
         macs = decoder_macs(container)
@@ -69,8 +74,38 @@ def run(arguments: argparse.Namespace) -> int:
         for name, size in sizes.items()
     ]
     rows += [[ascii(key)[1:-1], json.dumps(value)] for key, value in record["header"].items()]
-    print(record["file"])
-    width_of_names = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        print(f"  {name.ljust(width_of_names)}  {text}")
+    _print_rows(record["file"], rows)
     return 0
+
+
+def _print_tree(arguments, container) -> int:
+    """What a file of compressed weights says of itself."""
+    from jaxcomp.coding.container import pack
+
+    total = len(pack(container.codec, container.header, container.sections))
+    record = {
+        "file": common.shown(arguments.input),
+        "version": container.version,
+        "codec": container.codec,
+        "bytes": total,
+        "sections": {name: len(data) for name, data in container.sections.items()},
+        "header": container.header,
+    }
+    if arguments.json:
+        print(json.dumps(record))
+        return 0
+    rows = [
+        ["codec", f"{container.codec}, container version {container.version}: weights"],
+        ["size", f"{total} bytes"],
+        *([name, f"{size} bytes"] for name, size in record["sections"].items()),
+        *([ascii(key)[1:-1], json.dumps(value)] for key, value in container.header.items()),
+    ]
+    _print_rows(record["file"], rows)
+    return 0
+
+
+def _print_rows(file, rows) -> None:
+    print(file)
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"  {name.ljust(width)}  {text}")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+import jaxcomp as jc
 from jaxcomp.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -32,3 +33,13 @@ def test_compress_info_decompress(capsys, photo):
     with Image.open("b.png") as decoded:
         np.testing.assert_array_equal(np.asarray(decoded), pixels)  # the toy at 100 is exact
         assert decoded.info["icc_profile"] == SRGB
+
+
+def test_files_of_weights(capsys):
+    size = jc.io.save_weights("w.jxc", {"a": np.arange(600, dtype=np.uint8), "b": 3})
+    assert size == os.path.getsize("w.jxc")
+    assert main(["info", "w.jxc", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["bytes"] == size and record["header"]["nbytes"] == 600
+    assert main(["info", "w.jxc"]) == 0
+    assert f"{size} bytes" in capsys.readouterr().out
