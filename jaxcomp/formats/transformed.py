@@ -92,7 +92,7 @@ class Transformed(Leaf):
             return name, why
         first = self.inner.terms[0] if isinstance(self.inner, Sum) else self.inner
         if self.activation == "int8" and _is_integer(first):
-            return "quant_matmul_int8", why
+            return f"{name} of integers", why
         return name, why or f"x is rounded to {activation_name(self.activation)} in floats"
 
     def placed(self, place: Layout) -> "Transformed":
@@ -106,8 +106,8 @@ class Transformed(Leaf):
 
 def transform(
     x: Float[Array, "*m in"],
-    input_scale: Float[Array, "in"] | None = None,
-    signs: UInt8[Array, "bytes"] | None = None,
+    input_scale: Float[Array, " in"] | None = None,
+    signs: UInt8[Array, " bytes"] | None = None,
     *,
     rotate: bool = False,
 ) -> Float[Array, "*m in"]:

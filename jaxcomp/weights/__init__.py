@@ -5,16 +5,25 @@ from typing import TYPE_CHECKING
 from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from jaxcomp.weights.activation import activation as activation
     from jaxcomp.weights.allocate import allocate as allocate
+    from jaxcomp.weights.awq import awq as awq
     from jaxcomp.weights.choices import alone as alone
     from jaxcomp.weights.choices import assemble as assemble
     from jaxcomp.weights.choices import choices as choices
     from jaxcomp.weights.choices import plan_of as plan_of
     from jaxcomp.weights.compress import compress as compress
+    from jaxcomp.weights.eora import eora as eora
     from jaxcomp.weights.evopress import evopress as evopress
     from jaxcomp.weights.gptq import gptq as gptq
+    from jaxcomp.weights.hadamard import hadamard as hadamard
     from jaxcomp.weights.hqq import hqq as hqq
+    from jaxcomp.weights.lorc import lorc as lorc
+    from jaxcomp.weights.lsq import lsq as lsq
+    from jaxcomp.weights.paretoq import paretoq as paretoq
+    from jaxcomp.weights.rex import rex as rex
     from jaxcomp.weights.rtn import rtn as rtn
+    from jaxcomp.weights.smoothquant import smoothquant as smoothquant
     from jaxcomp.weights.statistics import both as both
     from jaxcomp.weights.statistics import max_magnitude as max_magnitude
     from jaxcomp.weights.statistics import mean_magnitude as mean_magnitude
@@ -23,12 +32,21 @@ if TYPE_CHECKING:
 load_on_use(
     __name__,
     {
+        "smoothquant": ("smoothquant",),
+        "rex": ("rex",),
+        "lorc": ("lorc",),
+        "hadamard": ("hadamard",),
+        "eora": ("eora",),
+        "awq": ("awq",),
+        "activation": ("activation",),
         "allocate": ("allocate",),
         "choices": ("alone", "assemble", "choices", "plan_of"),
         "compress": ("compress",),
         "evopress": ("evopress",),
         "gptq": ("gptq",),
         "hqq": ("hqq",),
+        "lsq": ("lsq",),
+        "paretoq": ("paretoq",),
         "rtn": ("rtn",),
         "statistics": ("both", "max_magnitude", "mean_magnitude", "second_moment"),
     },

@@ -1,0 +1,120 @@
+"""AWQ: inputs that are large on average have their weights scaled up before they are rounded.
+
+    x @ w = (x / s) @ (s * w),   s = m^rho / sqrt(max m^rho * min m^rho),   m_j = rms of x_j
+
+A weight times s has its rounding error divided by s, as long as the scale of its group stays. rho
+is searched over `grid` values from 0 (rounding as it is) on, for the least squared error of the
+output on what was observed, tr((W - Q) M (W - Q)^T) with M = sum x x^T. Then the range of each
+group is shrunk where that helps the same error, weighted by the diagonal of M.
+
+Lin et al., AWQ, arXiv:2306.00978, section 3.2, equations 4 and 5. We differ: the error is that of
+the leaf's own output, not of the block that it is in, so that it works on any function; m is the
+root mean square and not the mean of |x|, so that M alone serves; the clipped range is kept for the
+outputs whose error under all of M it lowers; 1 / s multiplies x at the product.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxcomp.base import Transform, UnsupportedInput
+from jaxcomp.formats import format as grids
+from jaxcomp.formats.format import Format
+from jaxcomp.formats.layout import to_matrix
+from jaxcomp.formats.qtensor import from_groups
+from jaxcomp.formats.transformed import activation_format, with_activation
+from jaxcomp.lift.statistics import second_moment
+from jaxcomp.weights.basis import as_method, in_basis, needs, output_error
+from jaxcomp.weights.rtn import clipped, rtn
+
+# Outputs that the search looks at: the error is a sum over them, and more change no choice.
+OUTPUTS = 1024
+# Of the mean rms: inputs below it were as good as never active, and are treated as the mean is. With
+# a scale of nearly 0 they would be lost, if they are active later.
+LEAST = 1e-3
+
+
+def awq(
+    method: Transform | Format,
+    *,
+    grid: int = 20,
+    clip: bool = True,
+    activation: str | Format | None = None,
+) -> Transform:
+    """Needs second moments. A method inside is run for each candidate; clip is for a Format.
+
+    grid  how many values of rho from 0 on, 1 / grid apart; 1 leaves only rho = 0
+    """
+    if grid < 1:
+        raise UnsupportedInput(f"expected grid >= 1, got {grid}; 20 is the paper's")
+    final = _clipping(method) if clip and isinstance(method, Format) else as_method(method)
+    method = as_method(method)
+    if activation is not None:
+        activation_format(activation)
+    statistic, split = needs(second_moment, method.statistic)
+
+    def compress(w, statistics, axes):
+        matrix, place = to_matrix(w, axes)
+        moment, inner = split(statistics)
+        some = matrix[:: -(-matrix.shape[0] // OUTPUTS)]
+        scales = _input_scales(moment["moment"], moment["count"], grid)
+        errors = []
+        for input_scale in scales:
+            leaf = in_basis(some, method, inner, input_scale=input_scale)
+            errors.append(_error(leaf, some, moment["moment"]))
+        best = scales[jnp.argmin(jnp.stack(errors))]
+        state = moment if final.statistic is not None else None
+        leaf = in_basis(matrix, final, state, input_scale=best)
+        return with_activation(leaf, activation).placed(place)
+
+    return Transform(compress, statistic, f"awq {method.name}")
+
+
+@functools.partial(jax.jit, static_argnames="grid")
+def _input_scales(
+    moment: Float[Array, "in in"], count: Float[Array, ""], grid: int
+) -> Float[Array, "grid in"]:
+    """1 / s of each rho, in bfloat16, as it is kept."""
+    rms = jnp.sqrt(jnp.diag(moment) / jnp.maximum(count, 1))
+    mean = jnp.where(rms.max() > 0, rms.mean(), 1.0)
+    rms = jnp.where(rms > LEAST * mean, rms, mean)
+    s = rms ** (jnp.arange(grid)[:, None] / grid)
+    s = s / jnp.sqrt(s.max(1, keepdims=True) * s.min(1, keepdims=True))
+    return (1 / s).astype(jnp.bfloat16)
+
+
+@jax.jit
+def _error(leaf, w, moment):
+    return output_error(w.astype(jnp.float32) - leaf.dense().astype(jnp.float32), moment).sum()
+
+
+def _clipping(format: Format) -> Transform:
+    """Rounding to nearest with ranges shrunk by the diagonal of M, for outputs where that helps."""
+
+    def compress(w, statistics, axes):
+        matrix, place = to_matrix(w, axes)
+        return _clip(matrix, statistics["moment"], format).placed(place)
+
+    return Transform(compress, second_moment, rtn(format).name)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _clip(w, moment, format):
+    grouped = grids.in_groups(w, format)
+    weight = grids.in_groups(jnp.broadcast_to(jnp.diag(moment), w.shape), format)
+    ranges = [grids.fit(grouped, format), clipped(grouped, format, norm=2.0, weight=weight)]
+
+    def error(scales, zeros):
+        leaf = from_groups(w, format, scales=scales, zeros=zeros)
+        by_row = output_error(w - leaf.dense(), moment)
+        return by_row.sum(keepdims=True) if format.group is None else by_row
+
+    plain, tight = (error(*each) for each in ranges)
+    better = (tight < plain)[:, None]
+    scales, zeros = (
+        None if old is None else jnp.where(better, new, old)
+        for old, new in zip(*ranges, strict=True)
+    )
+    return from_groups(w, format, scales=scales, zeros=zeros)
