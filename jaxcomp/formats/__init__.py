@@ -70,7 +70,6 @@ if TYPE_CHECKING:
 load_on_use(
     __name__,
     {
-        "selected": ("Selected",),
         "format": ("Format",),
         "additive": ("additive",),
         "codebook": ("Codebook", "codebook"),
@@ -94,6 +93,7 @@ load_on_use(
         "low_rank": ("LowRank", "low_rank"),
         "product": ("dot", "take"),
         "qtensor": ("QTensor", "quantize"),
+        "selected": ("Selected",),
         "sum": ("Sum",),
         "transformed": ("Transformed",),
     },

@@ -6,6 +6,7 @@ from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
     from jaxcomp.weights.activation import activation as activation
+    from jaxcomp.weights.adaquant import adaquant as adaquant
     from jaxcomp.weights.allocate import allocate as allocate
     from jaxcomp.weights.awq import awq as awq
     from jaxcomp.weights.choices import alone as alone
@@ -32,22 +33,23 @@ if TYPE_CHECKING:
 load_on_use(
     __name__,
     {
-        "smoothquant": ("smoothquant",),
-        "rex": ("rex",),
-        "lorc": ("lorc",),
-        "hadamard": ("hadamard",),
-        "eora": ("eora",),
-        "awq": ("awq",),
         "activation": ("activation",),
+        "adaquant": ("adaquant",),
         "allocate": ("allocate",),
+        "awq": ("awq",),
         "choices": ("alone", "assemble", "choices", "plan_of"),
         "compress": ("compress",),
+        "eora": ("eora",),
         "evopress": ("evopress",),
         "gptq": ("gptq",),
+        "hadamard": ("hadamard",),
         "hqq": ("hqq",),
+        "lorc": ("lorc",),
         "lsq": ("lsq",),
         "paretoq": ("paretoq",),
+        "rex": ("rex",),
         "rtn": ("rtn",),
+        "smoothquant": ("smoothquant",),
         "statistics": ("both", "max_magnitude", "mean_magnitude", "second_moment"),
     },
 )

@@ -31,8 +31,8 @@ from jaxcomp.weights.rtn import clipped, rtn
 
 # Outputs that the search looks at: the error is a sum over them, and more change no choice.
 OUTPUTS = 1024
-# Of the mean rms: inputs below it were as good as never active, and are treated as the mean is. With
-# a scale of nearly 0 they would be lost, if they are active later.
+# Of the mean rms: inputs below it were as good as never active, and are treated as the mean is.
+# With a scale of nearly 0 they would be lost, if they are active later.
 LEAST = 1e-3
 
 
