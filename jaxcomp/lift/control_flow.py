@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.lift.sharding import shard_map
-from jaxcomp.lift.view import Atom, View
+from jaxcomp.lift.view import Atom, View, apart, by_turns
 from jaxcomp.lift.walk import Handler, bind, dense, evaluate
 
 
@@ -65,16 +65,20 @@ def _scan(equation, values, handler: Handler):
     kept = [v if still else None for v, still in zip(carry, same, strict=True)]
     carry = [None if v is not None else c for v, c in zip(kept, carry, strict=True)]
     carry = [dense(v, handler, "scan", "a loop carries it") for v in carry]
-    xs = [v if _scannable(v) else dense(v, handler, "scan", NOT_SCANNED) for v in xs]
-    split = [_split(v, params["length"]) for v in xs]
+    xs = [_scanned(v) if isinstance(v, View) else v for v in xs]
+    xs = [
+        dense(given, handler, "scan", "it is not scanned along its first axis") if v is None else v
+        for v, given in zip(xs, values[fixed + carried :], strict=True)
+    ]
+    turns = [by_turns(v.source.array, params["length"]) if _moves(v) else None for v in xs]
 
     def body(now, step):
         carry, handler.state = now
         parts, index = step
         now = [c if v is None else v for v, c in zip(kept, carry, strict=True)]
         inside = [
-            _inner(v, [*p], s[1], index) if isinstance(v, View) else p[0]
-            for v, p, s in zip(xs, parts, split, strict=True)
+            _inner(v, t and t[1](part), index) if isinstance(v, View) else part
+            for v, part, t in zip(xs, parts, turns, strict=True)
         ]
         out = run(params["jaxpr"], [*consts, *now, *inside], handler)
         new = [None if still else v for v, still in zip(out, same, strict=False)]
@@ -84,52 +88,59 @@ def _scan(equation, values, handler: Handler):
     # Only what is gathered has to know which part of a weight it belongs to.
     index = jnp.arange(params["length"]) if handler.state else None
     options = {"length": params["length"], "reverse": params["reverse"], "unroll": params["unroll"]}
-    steps = ([parts for parts, _ in split], index)
+    arrays = [(t and t[0]) if isinstance(v, View) else v for v, t in zip(xs, turns, strict=True)]
+    steps = (arrays, index)
     (carry, handler.state), ys = lax.scan(body, (carry, handler.state), steps, **options)
     return [*(c if v is None else v for v, c in zip(kept, carry, strict=True)), *ys]
 
 
-NOT_SCANNED = "it is not scanned along its first axis"
-
-
-def _scannable(value: Any) -> bool:
-    """Whether a value is an array, or a view whose first axis is nothing or its source's first."""
-    if not isinstance(value, View) or not value.axes[0] or value.axes[0][0].axis is None:
-        return not isinstance(value, View) or len(value.axes[0]) < 2
-    array, cuts = value.source.array, value.source.cuts
-    first = -len(array.shape)
-    if value.axes[0] != (Atom(first, array.shape[0], 1),):
-        return False
+def _scanned(view: View) -> View | None:
+    """The view, if its first axis can be looped over: its source's first one, or none of it."""
+    axis, source = view.axes[0], view.source
+    if len(axis) > 1:
+        return None
+    if not axis or axis[0].axis is None:
+        return view
+    size = source.array.shape[0]
+    first = -len(source.array.shape)
+    if axis[0].axis == first and axis[0].size < size:
+        outermost = axis[0].size * axis[0].inner == size
+        view = apart(view, axis[0]) if outermost else None
+        return view and _scanned(_without_ones(view))
+    if axis != (Atom(first, size, 1),):
+        return None
+    if isinstance(source.array, Leaf):
+        return view if first in source.array.layout.free else None
     # Entries of a watched weight that are not in order have lost their index.
-    return first in array.layout.free if isinstance(array, Leaf) else first not in cuts
+    return view if first not in source.cuts else None
 
 
-def _split(value: Any, length: int) -> tuple[list[Any], list[Any] | None]:
-    """(what is scanned, what is the same in every turn) of an array or of a view's arrays."""
+def _without_ones(view: View) -> View:
+    """The view of a leaf without its leading axes of size 1."""
+    array, count = view.source.array, 0
+    while array.shape[count] == 1:
+        count += 1
+    array = jax.tree.map(lambda part: part.reshape(part.shape[count:]), array)
+    return _with(view, array)
+
+
+def _moves(value: Any) -> bool:
+    """Whether a loop over the value goes over an axis of a weight: not over one that it is
+    repeated along, or that it was given."""
     if not isinstance(value, View):
-        return [value], None
-    parts = jax.tree.leaves(value.source.array)
-    array = value.source.array
-    gone = array.shape[0] == 1 and not value.axes[0]  # the source's first axis, of size 1
-    if not gone and not _own(value):
-        return [None] * len(parts), parts
-    along = [part.shape[0] == length for part in parts]
-    moving = [p if a else None for p, a in zip(parts, along, strict=True)]
-    return moving, [None if a else p[0] for p, a in zip(parts, along, strict=True)]
+        return False
+    if value.axes[0]:
+        return value.axes[0][0].axis is not None
+    return value.source.array.shape[0] == 1
 
 
-def _own(view: View) -> bool:
-    """Whether the view's first axis is one of its source, not a broadcast."""
-    return bool(view.axes[0]) and view.axes[0][0].axis is not None
-
-
-def _inner(view: View, moving: list[Any], fixed: list[Any], index: Any) -> View:
+def _inner(view: View, array: Any, index: Any) -> View:
     """The view inside a loop over its first axis; index is None where no state asks for it."""
     source = view.source
-    parts = [f if m is None else m for m, f in zip(moving, fixed, strict=True)]
-    array = jax.tree.unflatten(jax.tree.structure(source.array), parts)
     at = dict(source.at)
-    if index is not None and len(array.shape) < len(source.array.shape):
+    if array is None:
+        array = source.array
+    elif index is not None:
         axis = -len(source.array.shape)
         at[axis] = at.get(axis, 0) + index
     inner = replace(source, array=array, at=tuple(at.items()))

@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxcomp.formats.leaf import Leaf, part_axis, repacked
 from jaxcomp.kernels.dispatch import align
-from jaxcomp.lift.view import Atom, View, whole
+from jaxcomp.lift.view import Atom, View, all_apart, by_turns, whole
 
 
 def batch_first(leaf: Leaf, axes: tuple[int, ...]) -> Leaf:
@@ -32,7 +32,6 @@ class _Lookup(NamedTuple):
 
 
 def _lookup(view: View, indices: jax.Array, equation: Any) -> _Lookup | str:
-    leaf = view.source.array
     numbers = equation.params["dimension_numbers"]
     sizes = equation.params["slice_sizes"]
     along, paired = numbers.start_index_map, numbers.operand_batching_dims
@@ -46,6 +45,8 @@ def _lookup(view: View, indices: jax.Array, equation: Any) -> _Lookup | str:
     for own, theirs in zip(paired, numbers.start_indices_batching_dims, strict=True):
         mine = lax.broadcasted_iota(indices.dtype, (*indices.shape[:-1], 1), theirs)
         indices, along = jnp.concatenate([indices, mine], -1), (*along, own)
+    view = all_apart(view, along)
+    leaf = view.source.array
     axes, order = [], []
     for k, i in enumerate(along):
         if not view.axes[i]:
@@ -175,13 +176,12 @@ def ragged(view: View, x: jax.Array, sizes: jax.Array, equation: Any) -> Any:
             return "it is not rows times a stack of matrices"
     if leaf.layout.axes != (-2,):
         return f"it sums over axis (-2,), and is packed along {leaf.layout.axes}"
-    if any(part.shape[0] != leaf.shape[0] for part in leaf.parts):
-        return "its matrices share a scale"
     ends = jnp.cumsum(sizes)
     row = jnp.arange(x.shape[0], dtype=ends.dtype)
 
     def step(total, group):
-        matrix, end, size = group
+        turn, end, size = group
+        matrix = inner(turn)
         mine = (row < end) & (row >= end - size)
         return total + jnp.where(mine[:, None], matrix.matmul(x), 0), None
 
@@ -189,4 +189,5 @@ def ragged(view: View, x: jax.Array, sizes: jax.Array, equation: Any) -> Any:
     wide = jnp.promote_types(x.dtype, aval.dtype)
     x = x.astype(wide)
     out, *_ = align(jnp.zeros(aval.shape, wide), x, sizes, *leaf.parts)
-    return lax.scan(step, out, (leaf, ends, sizes))[0].astype(aval.dtype)
+    moving, inner = by_turns(leaf, leaf.shape[0])
+    return lax.scan(step, out, (moving, ends, sizes))[0].astype(aval.dtype)

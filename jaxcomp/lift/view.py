@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcomp.formats.leaf import Leaf, part_axis
+from jaxcomp.formats.leaf import Leaf, part_axis, repacked
 
 JOIN = " + "  # between the paths of weights that a function joins
 
@@ -231,6 +231,63 @@ def cut(view: View, axis: int, start: Any, size: int, step: int = 1) -> View | N
 
     axes = tuple(_joined([new for a in old for new in shrunk(a)]) for old in view.axes)
     return View(source, axes, view.dtype)
+
+
+def apart(view: View, atom: Atom) -> View | None:
+    """The same view, over a leaf that was reshaped to have the atom as an axis; None if packed."""
+    leaf, axis = view.source.array, atom.axis
+    if not isinstance(leaf, Leaf) or axis not in leaf.layout.free:
+        return None
+    sizes = [leaf.shape[axis] // (atom.size * atom.inner), atom.size, atom.inner]
+    extra = len(sizes) - 1
+    place = part_axis(leaf.packed, axis)
+
+    def split(part):
+        at = place + part.ndim
+        shared = part.shape[at] == 1 != leaf.shape[axis]
+        return part.reshape(
+            *part.shape[:at], *([1] * 3 if shared else sizes), *part.shape[at + 1 :]
+        )
+
+    def moved(a: Atom) -> Atom:
+        if a.axis is None or a.axis > axis:
+            return a
+        if a.axis < axis:
+            return a._replace(axis=a.axis - extra)
+        if a == atom:
+            return Atom(axis - 1, a.size, 1)
+        outer = a.inner > atom.inner
+        return Atom(axis - 2, a.size, a.inner // (atom.size * atom.inner)) if outer else a
+
+    array = repacked(jax.tree.map(split, leaf), lambda p: p - extra if p < axis else p)
+    cuts = view.source.cuts | {axis}
+    source = dataclasses.replace(view.source, array=array, cuts=cuts, ndim=view.source.ndim + extra)
+    axes = tuple(tuple(moved(a) for a in old) for old in view.axes)
+    return View(source, axes, view.dtype)
+
+
+def all_apart(view: View, axes: Any) -> View:
+    """The same view, where these axes are made of whole axes of the source if that can be."""
+    while True:
+        shape = view.source.array.shape
+        atoms = [a for i in axes for a in view.axes[i] if a.axis is not None]
+        part = next((a for a in atoms if a.size < shape[a.axis]), None)
+        new = None if part is None else apart(view, part)
+        if new is None:
+            return view
+        view = new
+
+
+def by_turns(array: Any, length: int) -> tuple[list[Any], Any]:
+    """(arrays to loop over, what makes the inner weight of one turn of them): shared ones stay."""
+    parts, tree = jax.tree.flatten(array)
+    moving = [part if part.shape[0] == length else None for part in parts]
+
+    def inner(turn):
+        kept = zip(parts, turn, strict=True)
+        return jax.tree.unflatten(tree, [p[0] if t is None else t for p, t in kept])
+
+    return moving, inner
 
 
 def joined(views: list[View], axis: int) -> View | str:

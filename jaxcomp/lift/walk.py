@@ -206,7 +206,9 @@ def _product(equation, values, handler):
     view, x = (left, right) if first else (right, left)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return f"it meets an array of {x.dtype}"
-    found = plan(view, x.shape, equation.params["dimension_numbers"], first=first)
+    numbers = equation.params["dimension_numbers"]
+    view = views.all_apart(view, numbers[1][not first])
+    found = plan(view, x.shape, numbers, first=first)
     if isinstance(found, str):
         return found
     return handler.product(view, x, found, equation)

@@ -91,7 +91,7 @@ def _with(view, array):
     return View(Source("w", array), view.axes, view.dtype)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(programs())
 def test_layouts_of_a_view_are_those_of_the_array(program):
     shape, packed, steps = program
