@@ -7,8 +7,12 @@ packed axis. Everything here works on matrices w [out, in] whose rows are cut in
     symmetric:  zero is the constant `offset`,   scale = max|w| / max|level|
     asymmetric: zero is stored per group,        scale = (max w - min w) / (2**bits - 1)
                                                  (0 lies in between: it is always on the grid)
+
+A group that a format made comes back exactly if it uses the largest level (an asymmetric one: the
+lowest and the highest), since a scale of few bits times a level is exact in float32.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -20,6 +24,10 @@ from jaxcomp.base import UnsupportedInput
 from jaxcomp.kernels.packing import TRITS, least_tile
 
 LONGEST_TILE = 128  # pairs of codes are half a tile apart; a TPU's registers hold 128 lanes
+# A choice among levels of up to this many codes is a chain of comparisons, which XLA fuses; a
+# gather is not fused, and no faster on a CPU below it.
+CHAIN = 16
+E8M0_BIAS = 127  # OCP Microscaling Formats 1.0, section 5.4.1: 2**(byte - 127)
 
 
 class Format(NamedTuple):
@@ -27,30 +35,35 @@ class Format(NamedTuple):
 
     bits   of a code, 1 to 8, or packing.TRITS
     group  values that share a scale; -1: a whole row, one per output; None: the whole matrix
-    table  the levels, ascending or not, 2**bits of them; None: the codes themselves
+    table  the levels, ascending or not, 2**bits of them (a level may stand twice); a float dtype of
+           8 bits, whose bit patterns are the codes; or None: the codes themselves
     offset the level that means 0, of symmetric formats
     scale  how scales are stored: a dtype, "e8m0" (a power of two in a byte), or a Format
     zero   None: symmetric. "uint8": an integer. Another dtype, or a Format: any real number
     tile   codes per tile of packing (kernels/packing.py); 0: chosen when a weight is packed
     pad    whether a last group may be short: it is filled up, and the filling is counted
+    name   what reports call the levels; "" for a name made of the bits
     """
 
     bits: int
     group: int | None = -1
-    table: tuple[float, ...] | None = None
+    table: tuple[float, ...] | str | None = None
     offset: int = 0
     scale: "str | Format" = "bfloat16"
     zero: "str | Format | None" = None
     tile: int = 0
     pad: bool = False
+    name: str = ""
 
     def __str__(self) -> str:
         return describe(self)
 
 
 def describe(format: Format) -> str:
-    """int4 g128, uint3 rows, table 4-bit g64, ..."""
-    if format.table is not None:
+    """int4 g128, uint3 per channel, nf4 g64, ..."""
+    if format.name:
+        kind = format.name
+    elif format.table is not None:
         kind = "trit" if format.bits == TRITS else f"table{format.bits}"
     else:
         kind = ("int" if format.zero is None else "uint") + str(format.bits)
@@ -60,21 +73,40 @@ def describe(format: Format) -> str:
 
 
 def levels(format: Format) -> np.ndarray:
-    """f32[number of codes]: the level of every code from 0 on, offset taken off."""
+    """f32[number of codes]: the level of every code from 0 on, offset taken off.
+
+    NaN and infinity for the codes that a float dtype has for them: no weight is rounded to those.
+    """
     if format.table is not None:
-        return np.asarray(format.table, np.float32) - format.offset
+        return np.asarray(table(format), np.float32) - format.offset
     return (np.arange(1 << format.bits) - (format.offset if format.zero is None else 0)).astype(
         np.float32
     )
 
 
-def top(format: Format) -> float:
-    """The largest |level| that a symmetric format scales to max|w|.
+def table(format: Format) -> tuple[float, ...] | None:
+    """The levels as a tuple; None where they are the codes."""
+    return _patterns(format.table) if isinstance(format.table, str) else format.table
 
-    Integers leave out their most negative level, so that the grid is symmetric; a one-sided format
-    of two bits keeps -1, 0, 1.
+
+@functools.cache
+def _patterns(dtype: str) -> tuple[float, ...]:
+    values = np.arange(256, dtype=np.uint8).view(jnp.dtype(dtype)).astype(np.float32)
+    return tuple(values.tolist())
+
+
+def _finite(format: Format) -> np.ndarray:
+    grid = levels(format)
+    return grid[np.isfinite(grid)]
+
+
+def top(format: Format) -> float:
+    """The largest level: what a symmetric format scales max|w| to.
+
+    Integers leave out their most negative level by that, so that the grid is symmetric; a one-sided
+    format of two bits keeps -1, 0, 1.
     """
-    return float(levels(format).max())
+    return float(_finite(format).max())
 
 
 def padded_size(size: int, format: Format) -> int:
@@ -124,38 +156,76 @@ def in_groups(w: Float[Array, "out in"], format: Format) -> Float[Array, "rows g
 def fit(
     w: Float[Array, "*groups group"], format: Format, *, shrink: float | jax.Array = 1.0
 ) -> tuple[Float[Array, "*groups"], Float[Array, "*groups"] | None]:
-    """(scales, zeros or None) whose grid spans each group, its range multiplied by `shrink`."""
+    """(scales, zeros or None) whose grid spans each group, its range multiplied by `shrink`.
+
+    A group of zeros has scale 1, or 0 where scales are on a grid of their own, which it must not
+    stretch. With "e8m0" a scale is 2**(floor(log2 max|w|) - floor(log2 top)), the rule of OCP
+    Microscaling Formats 1.0, section 6.3: the largest values may be clipped.
+    """
+    none = 0.0 if isinstance(format.scale, Format) else 1.0
     if format.zero is None:
-        scale = jnp.abs(w).max(-1) * shrink / top(format)
-        return jnp.where(scale > 0, scale, 1.0), None
-    steps = float(np.ptp(levels(format)))
+        largest = jnp.abs(w).max(-1) * shrink
+        if format.scale == "e8m0":
+            exponent = jnp.frexp(largest)[1] - int(np.frexp(top(format))[1])
+            scale = power_of_two(jnp.clip(exponent, 1 - E8M0_BIAS, E8M0_BIAS) + E8M0_BIAS)
+        else:
+            scale = largest / top(format)
+        return jnp.where(scale > 0, scale, none), None
+    grid = _finite(format)
     low = jnp.minimum(w.min(-1), 0) * shrink
     high = jnp.maximum(w.max(-1), 0) * shrink
-    scale = (high - low) / steps
-    scale = jnp.where(scale > 0, scale, 1.0)
-    zero = -low / scale + float(levels(format).min())
-    return scale, jnp.round(zero) if format.zero == "uint8" else zero
+    scale = (high - low) / float(np.ptp(grid))
+    zero = -low / jnp.where(scale > 0, scale, 1.0) + float(grid.min())
+    return jnp.where(scale > 0, scale, none), jnp.round(zero) if format.zero == "uint8" else zero
+
+
+def power_of_two(byte: Integer[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """2**(byte - 127), made of bits and so exact; NaN for 255 (OCP Microscaling, section 5.4.1).
+
+    2**-127 is not a normal float32, and comes out as 0: nothing here writes it.
+    """
+    byte = byte.astype(jnp.uint32)
+    value = jax.lax.bitcast_convert_type(byte << 23, jnp.float32)
+    return jnp.where(byte == 255, jnp.nan, value)
 
 
 def nearest(u: Float[Array, "*shape"], format: Format) -> Integer[Array, "*shape"]:
-    """The code (as i32, from 0 on) whose level is nearest to u = w / scale (+ zero)."""
+    """The code (as i32, from 0 on) whose level is nearest to u = w / scale (+ zero).
+
+    A tie goes to the even code, as IEEE 754 rounds. Values beyond the grid go to its ends.
+    """
+    if isinstance(format.table, str):
+        most = top(format)
+        cast = jnp.clip(u + format.offset, -most, most).astype(format.table)
+        return jax.lax.bitcast_convert_type(cast, jnp.uint8).astype(jnp.int32)
     grid = levels(format)
     if format.table is None:
         low = -float(grid.min())
         # The most negative level of a symmetric grid has no positive twin; it is used only where a
         # value lies beyond what the scale spans.
         return jnp.clip(jnp.round(u + low), 0, len(grid) - 1).astype(jnp.int32)
-    order = np.argsort(grid, kind="stable")
-    middles = (grid[order][1:] + grid[order][:-1]) / 2
-    place = jnp.searchsorted(jnp.asarray(middles), u, method="compare_all")
-    return jnp.asarray(order.astype(np.int32))[place]
+    grid, order = np.unique(grid, return_index=True)  # ascending, and each level's first code
+    middles = (grid[1:] + grid[:-1]) / 2
+    if len(grid) > CHAIN:
+        return jnp.asarray(order, jnp.int32)[jnp.searchsorted(jnp.asarray(middles), u)]
+    code = jnp.full(u.shape, order[0], jnp.int32)
+    for i, middle in enumerate(middles):
+        above = u >= middle if order[i + 1] % 2 == 0 else u > middle
+        code += jnp.where(above, int(order[i + 1] - order[i]), 0)
+    return code
 
 
 def value(codes: Integer[Array, "*shape"], format: Format) -> Float[Array, "*shape"]:
     """Level of each code (from 0 on) as float32, offset taken off."""
+    grid = levels(format)
     if format.table is None:
-        return codes.astype(jnp.float32) + float(levels(format)[0])
-    return jnp.asarray(levels(format))[codes]
+        return codes.astype(jnp.float32) + float(grid[0])
+    if len(grid) > CHAIN:
+        return jnp.asarray(grid)[codes]
+    out = jnp.full(codes.shape, grid[0])
+    for code, level in enumerate(grid[1:], 1):
+        out = jnp.where(codes == code, level, out)
+    return out
 
 
 def round_to(
@@ -167,5 +237,5 @@ def round_to(
     """(codes from 0 on, the values they stand for) of w on the grid of each group."""
     scale = scale[..., None]
     shift = 0.0 if zero is None else zero[..., None]
-    codes = nearest(w / scale + shift, format)
+    codes = nearest(w / jnp.where(scale == 0, 1.0, scale) + shift, format)
     return codes, (value(codes, format) - shift) * scale

@@ -9,7 +9,7 @@ shard_map and jax.tree.map keep a leaf valid.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,12 @@ class Leaf:
 
     packed: the axes that products sum over, with their true sizes, counted from the right.
     dtype: of the dense weight.
+    follows: the fields whose merged axis runs along the packed ones, by codes or by groups.
     """
 
     packed: Packed
     dtype: Any
+    follows: ClassVar[tuple[str, ...]] = ()
 
     def dense(self) -> jax.Array:
         """The weight itself, in its shape and dtype."""
@@ -48,7 +50,7 @@ class Leaf:
         raise NotImplementedError
 
     @property
-    def parts(self) -> list[jax.Array]:
+    def parts(self) -> list[Any]:
         return jax.tree.leaves(self)
 
     @property
@@ -96,7 +98,7 @@ def part_axis(packed: Packed, axis: int) -> int:
     return axis + len(right) - 1 if right else axis
 
 
-def is_shared(part: jax.Array, packed: Packed) -> bool:
+def is_shared(part: Any, packed: Packed) -> bool:
     """Whether a part has one value for all outputs: its free axes have size 1."""
     return part.size == part.shape[merged_axis(packed)]
 

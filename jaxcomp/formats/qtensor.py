@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from jaxcomp.base import UnsupportedInput
@@ -24,6 +25,7 @@ from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import Layout, from_matrix, merged_axis, to_matrix, unmerge
 from jaxcomp.formats.leaf import Leaf, leaf_class, map_leading, static
 from jaxcomp.kernels import packing, quant_matmul, quant_matmul_int8
+from jaxcomp.kernels.quant_matmul_lax import Storage
 
 
 @leaf_class
@@ -37,23 +39,15 @@ class QTensor(Leaf):
     dtype: Any = static()
     packed: Any = static()
 
+    follows = ("codes", "scales", "zeros")
+
     def dense(self) -> jax.Array:
-        axis = merged_axis(self.packed)
-        codes = unpacked(self.codes, self.format, axis)
-        values = grids.value(codes, self.format)
-        groups = 1 if self.format.group in (None, -1) else values.shape[axis] // self.format.group
-        place = values.ndim + axis
-        split = (*values.shape[:place], groups, -1, *values.shape[place + 1 :])
-        grouped = values.reshape(split)  # [..., groups, group, ...]
-        if self.zeros is not None:
-            grouped = grouped - jnp.expand_dims(_read(self.zeros, self.format.zero), place + 1)
-        grouped = grouped * jnp.expand_dims(_read(self.scales, self.format.scale), place + 1)
-        size = math.prod(size for _, size in self.packed)
-        true = jax.lax.slice_in_dim(grouped.reshape(values.shape), 0, size, axis=place)
-        return unmerge(true, self.packed).astype(self.dtype)
+        return _dense(self)
 
     def matmul(self, x: jax.Array) -> jax.Array:
-        return self._multiplied(x, functools.partial(quant_matmul.run, table=self.format.table))
+        return self._multiplied(
+            x, functools.partial(quant_matmul.run, table=grids.table(self.format))
+        )
 
     @property
     def has_integers(self) -> bool:
@@ -73,12 +67,40 @@ class QTensor(Leaf):
         scales, zeros = read(self.scales, self.zeros, self.format)
         if zeros is not None and self.codes.dtype == jnp.int8:
             zeros = zeros - 128  # as the signed codes are
-        kept = [None if p is None else _flat(p, left) for p in (self.codes, scales, zeros)]
+        kept = [
+            None if p is None else _flat(p, axis, left, right) for p in (self.codes, scales, zeros)
+        ]
         out = run(x, *kept, **self._static(), axis=1 if left else 0)
         return out.reshape(x.shape[0], *left, *right)
 
     def kernel(self, platform: str) -> tuple[str, str]:
-        return "quant_matmul", ""
+        if platform == "cpu":
+            return "blocked lax", ""
+        axis = self.codes.ndim + merged_axis(self.packed)
+        left, right = self.codes.shape[:axis], self.codes.shape[axis + 1 :]
+        length, outputs, groups = self.codes.shape[axis], math.prod(right or left), self._groups
+        shapes = [(outputs, length), (outputs, groups)] if not right else []
+        shapes = shapes or [(length, outputs), (groups, outputs)]
+        given = self._static()
+        storage = Storage(
+            given["bits"],
+            given["tile"],
+            0 if right else 1,
+            given["offset"],
+            grids.table(self.format),
+        )
+        x = jax.ShapeDtypeStruct((1, math.prod(size for _, size in self.packed)), self.dtype)
+        codes = jax.ShapeDtypeStruct(shapes[0], self.codes.dtype)
+        scales = jax.ShapeDtypeStruct(shapes[1], jnp.float32)
+        if quant_matmul.supports(x, codes, scales, storage=storage, platform=platform):
+            return "quant_matmul", ""
+        return "blocked lax", f"no kernel for {self.format} on {platform}"
+
+    @property
+    def _groups(self) -> int:
+        """Scales along the packed axis."""
+        axis = merged_axis(self.packed)
+        return 1 if self.format.group in (None, -1) else self.scales.shape[axis]
 
     def _static(self) -> dict[str, Any]:
         format = self.format
@@ -87,7 +109,7 @@ class QTensor(Leaf):
             "bits": format.bits,
             "tile": format.tile,
             "group": -1 if format.group is None else format.group,
-            "offset": 0 if signed else format.offset,
+            "offset": format.offset - 128 if signed else format.offset,
         }
 
     def describe(self) -> str:
@@ -114,12 +136,35 @@ class QTensor(Leaf):
         )
 
 
-def quantize(w: Float[Array, "..."], format: Format, axes: int | tuple[int, ...] = -2) -> QTensor:
+@jax.jit  # where it is not in a program, it is one: many small ones take long to compile
+def _dense(leaf: QTensor) -> jax.Array:
+    axis = merged_axis(leaf.packed)
+    codes = unpacked(leaf.codes, leaf.format, axis)
+    values = grids.value(codes, leaf.format)
+    place = values.ndim + axis
+    split = (*values.shape[:place], leaf._groups, -1, *values.shape[place + 1 :])
+    grouped = values.reshape(split)  # [..., groups, group, ...]
+    if leaf.zeros is not None:
+        grouped = grouped - jnp.expand_dims(_read(leaf.zeros, leaf.format.zero), place + 1)
+    grouped = grouped * jnp.expand_dims(_read(leaf.scales, leaf.format.scale), place + 1)
+    size = math.prod(size for _, size in leaf.packed)
+    true = jax.lax.slice_in_dim(grouped.reshape(values.shape), 0, size, axis=place)
+    return unmerge(true, leaf.packed).astype(leaf.dtype)
+
+
+def quantize(
+    w: Float[ArrayLike, "..."], format: Format, axes: int | tuple[int, ...] = -2
+) -> QTensor:
     """w rounded to the nearest codes of the grid that spans each group (round to nearest).
 
     axes: what a product with w sums over, -2 for a kernel [in, out].
     """
-    matrix, place = to_matrix(jnp.asarray(w), (axes,) if isinstance(axes, int) else axes)
+    return _quantize(jnp.asarray(w), format, (axes,) if isinstance(axes, int) else tuple(axes))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _quantize(w: jax.Array, format: Format, axes: tuple[int, ...]) -> QTensor:
+    matrix, place = to_matrix(w, axes)
     return from_groups(matrix.astype(jnp.float32), format, dtype=w.dtype).placed(place)
 
 
@@ -204,8 +249,13 @@ def _read(kept: Any, how: "str | Format") -> jax.Array:
     return kept.astype(jnp.float32)
 
 
-def _flat(part: jax.Array, left: tuple[int, ...]) -> jax.Array:
-    """A packed array as a matrix, free axes merged: [in', out], or [out, in'] if they are left."""
+def _flat(part: jax.Array, axis: int, left: tuple[int, ...], right: tuple[int, ...]) -> jax.Array:
+    """A packed array as a matrix, free axes merged: [in', out], or [out, in'] if they are left.
+
+    1 stands for out in what is shared by all outputs.
+    """
+    if part.size != part.shape[axis]:  # shared by some of them, as scales of stacked matrices are
+        part = jnp.broadcast_to(part, (*left, part.shape[axis], *right))
     return part.reshape(-1, part.shape[-1]) if left else part.reshape(part.shape[0], -1)
 
 

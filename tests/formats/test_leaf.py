@@ -1,0 +1,54 @@
+"""Leaves are pytrees: slices, stacks, scans and maps of their leading axes stay leaves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcomp as jc
+from jaxcomp.formats.leaf import dense, is_leaf, map_leading, part_axis
+
+F = jc.formats
+rng = np.random.default_rng(0)
+W = rng.normal(size=(3, 64, 4, 6)).astype(np.float32)
+FORMATS = [F.UINT4_G32, F.NVFP4._replace(group=32), F.TERNARY, F.NF4_DOUBLE]
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_leading_axes_are_sliced_scanned_and_mapped(format):
+    leaf = F.quantize(W, format, 1)
+    if isinstance(format.scale, F.Format) and format.scale.group is None:
+        # One global scale for each matrix, as weights.compress makes them, not one in all.
+        leaf = jax.tree.map(lambda *p: jnp.stack(p), *(F.quantize(w, format, 0) for w in W))
+    whole = np.asarray(leaf.dense())
+    one = jax.tree.map(lambda part: part[1], leaf)
+    assert is_leaf(one) and one.shape == (64, 4, 6) and one.packed == leaf.packed
+    np.testing.assert_array_equal(one.dense(), whole[1])
+    _, scanned = jax.lax.scan(lambda c, w: (c, w.dense()), 0, leaf)
+    np.testing.assert_array_equal(scanned, whole)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(dense))(leaf), whole)
+    x = rng.normal(size=(3, 5, 64)).astype(np.float32)
+    mapped = jax.jit(lambda w, x: map_leading(lambda w, x: w.matmul(x), w, x))(leaf, x)
+    np.testing.assert_allclose(mapped, np.einsum("lmk,lkab->lmab", x, whole), atol=1e-3)
+
+
+def test_facts_of_a_leaf():
+    leaf = F.quantize(W, F.INT4_G32, 1)
+    assert leaf.shape == W.shape and leaf.ndim == 4 and leaf.size == W.size
+    assert leaf.layout.free == (-4, -2, -1) and leaf.layout.size_in == 64
+    assert leaf.nbytes == W.size // 2 + 2 * W.size // 32
+    assert part_axis(leaf.packed, -1) == -1 and part_axis(leaf.packed, -4) == -4
+    two = F.quantize(W, F.INT8, (1, 2))
+    assert part_axis(two.packed, -4) == -3 and two.codes.shape == (3, 256, 6)
+
+
+def test_parts_without_a_free_axis_are_left_alone_by_map_free():
+    leaf = F.quantize(W[0], F.INT8._replace(group=None), 0)
+    kept = leaf.map_free(-1, lambda part, axis: jnp.take(part, jnp.array([5, 0]), axis))
+    assert kept.scales.shape == (1, 1, 1) and kept.shape == (64, 4, 2)
+    np.testing.assert_array_equal(kept.dense(), np.asarray(leaf.dense())[..., [5, 0]])
+
+
+def test_shapes_alone_make_a_leaf():
+    leaf = jax.eval_shape(lambda w: F.quantize(w, F.INT4_G32, 1), W)
+    assert leaf.shape == W.shape and leaf.nbytes == W.size // 2 + 2 * W.size // 32
