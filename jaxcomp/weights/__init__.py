@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from jaxcomp.weights.choices import choices as choices
     from jaxcomp.weights.choices import plan_of as plan_of
     from jaxcomp.weights.compress import compress as compress
+    from jaxcomp.weights.double_rounding import at_bits as at_bits
+    from jaxcomp.weights.double_rounding import double_rounding as double_rounding
     from jaxcomp.weights.eora import eora as eora
     from jaxcomp.weights.evopress import evopress as evopress
     from jaxcomp.weights.gptq import gptq as gptq
@@ -39,6 +41,7 @@ load_on_use(
         "awq": ("awq",),
         "choices": ("alone", "assemble", "choices", "plan_of"),
         "compress": ("compress",),
+        "double_rounding": ("at_bits", "double_rounding"),
         "eora": ("eora",),
         "evopress": ("evopress",),
         "gptq": ("gptq",),
