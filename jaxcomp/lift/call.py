@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxcomp.formats.leaf import Leaf, is_leaf
+from jaxcomp.formats.leaf import Leaf, is_leaf, part_axis
+from jaxcomp.kernels.dispatch import align
 from jaxcomp.tree import path_text
 
 
@@ -89,13 +91,31 @@ def _is_array(x: Any) -> bool:
 
 
 def _shape(x: Any) -> Any:
-    """What fn is traced with: a compressed leaf's dense shape, or the array itself."""
+    """What fn is traced with: a compressed leaf's dense shape, or the array itself.
+
+    Under shard_map, and where meshes are explicit, types also say over which axes of a mesh a value
+    varies: the weight over those that any of its parts does.
+    """
     if not isinstance(x, Leaf):
         return x
-    axes = [jax.typeof(part).manual_axis_type for part in x.parts]
-    varying = frozenset().union(*(axis.varying for axis in axes))
-    like = next(axis for axis in axes if axis.varying == varying) if varying else axes[0]
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=like)
+    types = [jax.typeof(part) for part in x.parts]
+    kinds = [kind.manual_axis_type for kind in types]
+    varying = frozenset().union(*(kind.varying for kind in kinds))
+    like = next((kind for kind in kinds if kind.varying == varying), kinds[0])
+    if like.varying != varying:
+        like = jax.typeof(align(*x.parts)[0]).manual_axis_type
+    sharding = NamedSharding(types[0].sharding.mesh, _spec(x, types))
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, manual_axis_type=like)
+
+
+def _spec(leaf: Leaf, types: list[Any]) -> PartitionSpec:
+    """How the dense weight lies on an explicit mesh: each free axis as the parts that have it."""
+    entries = [None] * leaf.ndim
+    for axis in leaf.layout.free:
+        place = part_axis(leaf.packed, axis)
+        named = [kind.sharding.spec[place] for kind in types if kind.sharding.spec[place]]
+        entries[axis] = named[0] if named else None
+    return PartitionSpec(*entries)
 
 
 class Cached:

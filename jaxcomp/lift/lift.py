@@ -11,10 +11,12 @@ changed, nothing is patched, and where a dense weight had to be made, report() s
 import functools
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxcomp.base import MaterialisedLeaf
 from jaxcomp.formats.leaf import Leaf
@@ -106,11 +108,15 @@ class _Packed:
         if plan.contracted != _sizable(leaf, leaf.layout.axes):
             return f"it sums over axes {plan.contracted}, and is packed along {leaf.layout.axes}"
         self._write(view, "dot_general", *leaf.kernel(self.platform))
-        leaf = lookup.batch_first(leaf, plan.batch)
         dtype = equation.outvars[0].aval.dtype
+
+        def multiply(view, x):
+            first = lookup.batch_first(view.source.array, plan.batch)
+            return plan.finish(batched(plan.vectors(x), first, len(plan.batch))).astype(dtype)
+
         # Products are in x's dtype; a wider result was asked for to be summed and kept as such.
         x = x.astype(jnp.promote_types(x.dtype, dtype))
-        return plan.finish(batched(plan.vectors(x), leaf, len(plan.batch))).astype(dtype)
+        return _anywhere(multiply, equation.outvars[0].aval.sharding, view, x)
 
     def convolution(self, view, x, equation):
         leaf = view.source.array
@@ -121,15 +127,24 @@ class _Packed:
             return f"it sums over axes {summed}, and is packed along {leaf.layout.axes}"
         self._write(view, "conv_general_dilated", *leaf.kernel(self.platform))
         dtype = equation.outvars[0].aval.dtype
+
+        def multiply(view, x):
+            rows, finish = convolution.patches(view, x, equation.params, summed)
+            return finish(view.source.array.matmul(rows)).astype(dtype)
+
         x = x.astype(jnp.promote_types(x.dtype, dtype))
-        rows, finish = convolution.patches(view, x, equation.params, summed)
-        return finish(leaf.matmul(rows)).astype(dtype)
+        return _anywhere(multiply, equation.outvars[0].aval.sharding, view, x)
 
     def lookup(self, view, indices, equation):
-        found = lookup.rows(view, indices, equation)
-        if not isinstance(found, str):
-            self._write(view, "gather", "take", "")
-        return found
+        found = lookup.find(view, indices, equation)
+        if isinstance(found, str):
+            return found
+        self._write(view, "gather", "take", "")
+
+        def take(view, indices):
+            return lookup.rows(view, indices, equation)
+
+        return _anywhere(take, equation.outvars[0].aval.sharding, view, indices)
 
     def ragged(self, view, x, sizes, equation):
         found = lookup.ragged(view, x, sizes, equation)
@@ -150,7 +165,22 @@ class _Packed:
                 "along another axis, or call lift without strict"
             )
         self._write(view, operation, "dense", why)
-        return view.dense()
+        mesh = jax.typeof(view.source.array.parts[0]).sharding.mesh
+        return _anywhere(View.dense, NamedSharding(mesh, PartitionSpec()), view)
+
+
+def _anywhere(function: Callable[..., Any], place: Any, view: View, *arrays: Any) -> Any:
+    """function(view, *arrays), which on an explicit mesh does not say where what it makes lies.
+
+    place: the sharding of the result there.
+    """
+    if all(kind != AxisType.Explicit for kind in place.mesh.axis_types):
+        return function(view, *arrays)
+
+    def inner(leaf, *arrays):
+        return function(replace(view, source=replace(view.source, array=leaf)), *arrays)
+
+    return jax.sharding.auto_axes(inner, out_sharding=place)(view.source.array, *arrays)
 
 
 def _sizable(leaf: Leaf, axes: tuple[int, ...]) -> tuple[int, ...]:

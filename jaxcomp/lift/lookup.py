@@ -31,7 +31,8 @@ class _Lookup(NamedTuple):
     rest: View  # what one entry is, over a source that has lost those axes
 
 
-def _lookup(view: View, indices: jax.Array, equation: Any) -> _Lookup | str:
+def find(view: View, indices: jax.Array, equation: Any) -> _Lookup | str:
+    """The lookup that a gather is, or why it is none."""
     numbers = equation.params["dimension_numbers"]
     sizes = equation.params["slice_sizes"]
     along, paired = numbers.start_index_map, numbers.operand_batching_dims
@@ -78,7 +79,7 @@ def one(view: View, indices: jax.Array, equation: Any) -> View | None:
     fills, fill = params["mode"] == lax.GatherScatterMode.FILL_OR_DROP, params["fill_value"]
     if indices.ndim != 1 or (fills and fill is not None and not math.isnan(fill)):
         return None
-    found = _lookup(view, indices, equation)
+    found = find(view, indices, equation)
     if isinstance(found, str) or len(params["slice_sizes"]) == len(found.rest.axes):
         return None
     leaf = jax.tree.map(_taker(found, found.leaf.shape), found.leaf)
@@ -122,11 +123,9 @@ def _taker(found: _Lookup, shape: tuple[int, ...]):
     return take
 
 
-def rows(view: View, indices: jax.Array, equation: Any) -> Any:
-    """A gather of single entries along free axes and of all the others whole; or why not."""
-    found = _lookup(view, indices, equation)
-    if isinstance(found, str):
-        return found
+def rows(view: View, indices: jax.Array, equation: Any) -> jax.Array:
+    """The result of a gather that `find` found to be a lookup."""
+    found = find(view, indices, equation)
     count = indices.ndim - 1
     entries = jax.tree.map(_taker(found, found.leaf.shape), found.leaf).dense()
     lead = tuple((Atom(i - entries.ndim, entries.shape[i], 1),) for i in range(count))

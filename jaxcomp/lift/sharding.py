@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.layout import merged_axis
 from jaxcomp.formats.leaf import Leaf, part_axis
-from jaxcomp.formats.qtensor import QTensor
+from jaxcomp.formats.qtensor import QTensor, unpacked
 from jaxcomp.lift.view import Atom, View
 from jaxcomp.lift.walk import Handler, dense, evaluate
 
@@ -129,7 +130,8 @@ def _fewer(leaf: Any, count: int) -> Any:
     size = math.prod(size for _, size in leaf.packed)
     format = leaf.format
     group = 1 if format.group in (None, -1) else format.group
-    if size % count or size // count % group or size // count % format.tile:
+    tile = 1 if leaf.codes.dtype == jnp.int8 else format.tile
+    if size % count or size // count % group or size // count % tile:
         return None
     if _codes(leaf) != size:  # filled up at its end
         return None
@@ -147,7 +149,5 @@ def _fewer(leaf: Any, count: int) -> Any:
 
 def _codes(leaf: QTensor) -> int:
     """How many codes are held along the packed axis."""
-    from jaxcomp.formats.qtensor import unpacked
-
     axis = merged_axis(leaf.packed)
     return jax.eval_shape(lambda codes: unpacked(codes, leaf.format, axis), leaf.codes).shape[axis]
