@@ -24,9 +24,15 @@ if TYPE_CHECKING:
     from jaxcomp.weights.lorc import lorc as lorc
     from jaxcomp.weights.lsq import lsq as lsq
     from jaxcomp.weights.paretoq import paretoq as paretoq
+    from jaxcomp.weights.progressive import progressive as progressive
+    from jaxcomp.weights.progressive import to_int8 as to_int8
     from jaxcomp.weights.rex import rex as rex
     from jaxcomp.weights.rtn import rtn as rtn
     from jaxcomp.weights.smoothquant import smoothquant as smoothquant
+    from jaxcomp.weights.spqr import SPQR2 as SPQR2
+    from jaxcomp.weights.spqr import SPQR3 as SPQR3
+    from jaxcomp.weights.spqr import SPQR4 as SPQR4
+    from jaxcomp.weights.spqr import spqr as spqr
     from jaxcomp.weights.statistics import both as both
     from jaxcomp.weights.statistics import max_magnitude as max_magnitude
     from jaxcomp.weights.statistics import mean_magnitude as mean_magnitude
@@ -50,9 +56,11 @@ load_on_use(
         "lorc": ("lorc",),
         "lsq": ("lsq",),
         "paretoq": ("paretoq",),
+        "progressive": ("progressive", "to_int8"),
         "rex": ("rex",),
         "rtn": ("rtn",),
         "smoothquant": ("smoothquant",),
+        "spqr": ("SPQR2", "SPQR3", "SPQR4", "spqr"),
         "statistics": ("both", "max_magnitude", "mean_magnitude", "second_moment"),
     },
 )
