@@ -112,7 +112,11 @@ def main():
             build = getattr(weights_tasks, f"{section.task}_task")
             folders = [arguments.data] + [arguments.minilm] * (section.task == "minilm")
             task = build(*folders)
-            tasks[section.task] = task, jc.observe(task.fn, task.params, task.calibration)
+            needed = jc.weights.both(jc.weights.second_moment, jc.weights.max_magnitude)
+            tasks[section.task] = (
+                task,
+                jc.observe(task.fn, task.params, task.calibration, statistic=needed),
+            )
         task, stats = tasks[section.task]
         rows, baseline = [], None
         for label, build in section.methods.items():

@@ -3,9 +3,16 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
 import jaxcomp as jc
+from benchmarks.weights_tasks import kl
 
 F, W = jc.formats, jc.weights
+TRAINING_STEPS, TRAINING_RATE = 1500, 1e-3  # of quantisation-aware training: minutes on two cores
 
 
 class Section(NamedTuple):
@@ -26,15 +33,119 @@ def padded(format):
 
 
 def at_bits(symmetric, asymmetric):
-    """The same grid for every method."""
+    """Weight-only methods on one grid."""
     f, u = padded(symmetric), padded(asymmetric)
     return {
         "rtn": by(W.rtn(u)),
         "rtn, clipped": by(W.rtn(u, clip=True)),
+        "hqq": by(W.hqq(u._replace(zero="bfloat16"))),
+        "awq": by(W.awq(u)),
         "gptq": by(W.gptq(u)),
-        "gptq, group order": by(W.gptq(u, order="group")),
+        "gptq, activation order": by(W.gptq(u, order="activation")),
+        "gptq, clipped": by(W.gptq(u, clip=True)),
+        "awq of gptq": by(W.awq(W.gptq(u))),
         "rtn, symmetric": by(W.rtn(f)),
+        "gptq, symmetric": by(W.gptq(f)),
     }
+
+
+def rounded_activations(weights, activation):
+    """Weights and activations rounded: every method on the same two grids."""
+    f = padded(weights)
+    return {
+        "rtn": by(W.activation(W.rtn(f), activation)),
+        "smoothquant": by(W.smoothquant(f, activation=activation)),
+        "hadamard": by(W.hadamard(f, activation=activation)),
+        "gptq": by(W.activation(W.gptq(f), activation)),
+        "hadamard of gptq": by(W.hadamard(W.gptq(f), activation=activation)),
+    }
+
+
+def low_rank(format, smaller, rank):
+    """What a few factors add, beside smaller groups for about the same bytes."""
+    f = padded(format)
+    return {
+        "rtn": by(W.rtn(f)),
+        "rtn, smaller groups": by(W.rtn(padded(smaller))),
+        f"lorc {rank}": by(W.lorc(f, rank, factors=F.INT8)),
+        f"eora {rank}": by(W.eora(f, rank, factors=F.INT8)),
+        f"eora {rank} of gptq": by(W.eora(W.gptq(f), rank, factors=F.INT8)),
+    }
+
+
+def candidates(task, stats):
+    methods = {
+        f"gptq {bits}": W.gptq(padded(format))
+        for bits, format in ((2, F.UINT2_G32), (3, F.UINT3_G32), (4, F.UINT4_G32), (8, F.UINT8))
+    }
+    return W.choices(task.params, methods, stats=stats)
+
+
+def allocated(search):
+    def build(task, stats):
+        table = candidates(task, stats)
+        uniform = W.plan_of(table, "gptq 3")
+        return W.assemble(task.params, table, search(task, table, uniform))
+
+    return build
+
+
+def evolved(task, table, uniform):
+    def fitness(count):
+        tokens = jnp.concatenate([batch for batch in task.calibration[:count]])
+        reference = jax.jit(task.fn)(task.params, tokens)
+        return jax.jit(lambda params: kl(reference, task.fn(params, tokens)).mean())
+
+    stages = [(fitness(1), 4), (fitness(4), 1)]
+    plan, _ = W.evopress(task.params, table, stages, uniform.nbytes, generations=30, offspring=24)
+    return plan
+
+
+def trained(method):
+    """Quantisation-aware training against the float model's own distribution."""
+
+    def build(task, stats):
+        small = W.compress(task.params, method, stats=stats)
+        student = jc.lift(task.fn)
+        schedule = optax.cosine_decay_schedule(TRAINING_RATE, TRAINING_STEPS)
+        optimiser = optax.adam(schedule)
+
+        @jax.jit
+        def step(small, state, tokens, mask):
+            def loss(small):
+                apart = kl(task.fn(task.params, tokens), student(small, tokens))
+                return (apart * mask).sum() / mask.sum()
+
+            gradient = jax.grad(loss)(small)
+            updates, state = optimiser.update(gradient, state, small)
+            return optax.apply_updates(small, updates), state
+
+        state = optimiser.init(small)
+        order = np.random.default_rng(0)
+        for i in range(TRAINING_STEPS):
+            if i % len(task.training) == 0:
+                turn = order.permutation(len(task.training))
+            small, state = step(small, state, *task.training[turn[i % len(turn)]])
+        return F.freeze(small)
+
+    return build
+
+
+def number_formats():
+    """Round to nearest on every kind of grid."""
+    named = {
+        "fp8 e4m3": F.FP8_E4M3,
+        "int8": F.INT8,
+        "mxfp8": F.MXFP8_E4M3,
+        "nvfp4": F.NVFP4,
+        "mxfp4": F.MXFP4,
+        "nf4 g64": F.NF4,
+        "int4 g32": F.INT4_G32,
+        "uint4 g32": F.UINT4_G32,
+        "uint3 g32": F.UINT3_G32,
+        "uint2 g16": F.UINT2_G16,
+    }
+    return {label: by(W.rtn(padded(format))) for label, format in named.items()}
 
 
 SECTIONS = {
@@ -42,4 +153,68 @@ SECTIONS = {
     "stories 4": Section("stories", "4 bits, groups of 32", at_bits(F.INT4_G32, F.UINT4_G32)),
     "stories 3": Section("stories", "3 bits, groups of 32", at_bits(F.INT3_G32, F.UINT3_G32)),
     "stories 2": Section("stories", "2 bits, groups of 32", at_bits(F.INT2_G32, F.UINT2_G32)),
+    "stories formats": Section("stories", "round to nearest by format", number_formats()),
+    "stories W8A8": Section("stories", "W8A8", rounded_activations(F.INT8, "int8")),
+    "stories W4A4": Section(
+        "stories", "W4A4, groups of 32", rounded_activations(F.INT4_G32, "int4")
+    ),
+    "stories low rank": Section(
+        "stories", "3 bits and low rank", low_rank(F.UINT3_G32, F.UINT3_G32._replace(group=16), 3)
+    ),
+    "stories allocation": Section(
+        "stories",
+        "2, 3, 4 or 8 bits for each weight, in the bytes of 3 for all",
+        {
+            "uniform": allocated(lambda task, table, uniform: uniform),
+            "integer programming": allocated(
+                lambda task, table, uniform: W.allocate(table, uniform.nbytes)
+            ),
+            "evopress": allocated(evolved),
+        },
+    ),
+    "stories 2 trained": Section(
+        "stories",
+        f"2 bits, trained for {TRAINING_STEPS} steps",
+        {
+            "gptq, uint2 g32": by(W.gptq(padded(F.UINT2_G32))),
+            "paretoq 2": trained(W.paretoq(2)),
+            "paretoq 1.58": trained(W.paretoq(1.58)),
+            "paretoq 1": trained(W.paretoq(1)),
+            "lsq int2 per channel": trained(W.lsq(F.INT2)),
+            "paretoq 3": trained(W.paretoq(3)),
+            "paretoq 4": trained(W.paretoq(4)),
+        },
+    ),
+    "stories 172": Section(
+        "stories",
+        "the matrix of 172 inputs at 4 bits",
+        {
+            label: (
+                lambda task, stats, format=format: W.compress(
+                    task.params,
+                    W.gptq(format),
+                    stats=stats,
+                    where=lambda path, leaf: path.endswith("w2"),
+                )
+            )
+            for label, format in {
+                "groups of 32, padded to 192": padded(F.UINT4_G32),
+                "groups of 4": F.UINT4._replace(group=4),
+                "per channel": F.UINT4,
+            }.items()
+        },
+    ),
+    "resnet 4": Section("resnet", "4 bits per channel", at_bits(F.INT4, F.UINT4)),
+    "resnet 3": Section("resnet", "3 bits per channel", at_bits(F.INT3, F.UINT3)),
+    "resnet W8A8": Section("resnet", "W8A8", rounded_activations(F.INT8, "int8")),
+    "minilm formats": Section("minilm", "round to nearest by format", number_formats()),
+    "minilm 4": Section(
+        "minilm",
+        "4 bits, groups of 32",
+        {
+            "rtn": by(W.rtn(F.UINT4_G32)),
+            "gptq": by(W.gptq(F.UINT4_G32)),
+            "awq": by(W.awq(F.UINT4_G32)),
+        },
+    ),
 }
