@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from jaxcomp.base import Transform, UnsupportedInput
 from jaxcomp.formats import format as grids
@@ -219,7 +219,15 @@ def column_order(
 def _rounded(w, known, format, order, block, clip, norm, dtype):
     w = w.astype(jnp.float32)
     found = solve(w, known, format, order=order, block=block, clip=clip, norm=norm)
-    return from_codes(*found, format, size=w.shape[1], dtype=dtype)
+    return from_codes(*found[:3], format, size=w.shape[1], dtype=dtype)
+
+
+class Done(NamedTuple):
+    """Columns in their order, those to come 0: W - Q, codes, and what is added to weights apart."""
+
+    off: Float[Array, "columns out"]
+    codes: Integer[Array, "columns out"]
+    spare: Float[Array, "columns out"] | None
 
 
 def solve(
@@ -231,8 +239,14 @@ def solve(
     block: int,
     clip: bool,
     norm: float,
-) -> tuple[Integer[Array, "out padded"], Any, Any]:
-    """(codes from 0 on, scales and zeros as stored)."""
+    kept: tuple[Any, Any] | None = None,
+    apart: Bool[Array, "out in"] | None = None,
+) -> tuple[Integer[Array, "out padded"], Any, Any, Float[Array, "out padded"] | None]:
+    """(codes from 0 on, scales and zeros as stored, what is added to weights that are apart).
+
+    kept   scales and zeros as stored, where they are known
+    apart  weights whose rounding error is returned, in bfloat16, and so no error of theirs
+    """
     whole = format.group in (None, -1)
     group, width, total = plan(w.shape[1], format, block)
     size = grids.padded_size(w.shape[1], format)
@@ -241,13 +255,18 @@ def solve(
         return clipped(w, format, norm=norm) if clip else grids.fit(w, format)
 
     columns, feed = known.columns, known.feed
-    # [total, out], where a column of w is one piece of memory.
-    wt = jnp.pad(w, ((0, 0), (0, total - w.shape[1]))).T[columns]
+
+    def ordered(a):  # [out, in] -> [total, out], where a column is one piece of memory
+        return jnp.pad(a, ((0, 0), (0, total - a.shape[1]))).T[columns]
+
+    wt = ordered(w)
+    marked = None if apart is None else ordered(apart)
     group_of = jnp.zeros(total, jnp.int32) if whole else columns // group
 
-    before_all = static(format, order)
+    before_all = kept is not None or static(format, order)
     if before_all:
-        kept = store(*fit(grids.in_groups(w, format)), format)
+        if kept is None:
+            kept = store(*fit(grids.in_groups(w, format)), format)
         grid = tuple(None if x is None else x.T for x in read(*kept, format))
         rows = len(w)
         grid = tuple(
@@ -257,28 +276,36 @@ def solve(
         shape = (total // group, w.shape[0])
         grid = (jnp.ones(shape), None if format.zero is None else jnp.zeros(shape))
 
+    def blank(rows):
+        zeros = functools.partial(jnp.zeros, (rows, len(w)))
+        return Done(zeros(), zeros(jnp.uint8), None if apart is None else zeros(jnp.bfloat16))
+
     def one_block(k, carry):
-        off, codes, grid = carry  # off: W - Q so far
+        done, grid = carry
         start = k * width
         mine = lax.dynamic_slice_in_dim(wt, start, width)
         before = lax.dynamic_slice_in_dim(feed, start, width, 1)
-        here = mine + jnp.matmul(before.T, off, precision="highest")
+        here = mine + jnp.matmul(before.T, done.off, precision="highest")
         inner = lax.dynamic_slice_in_dim(before, start, width).T
 
         def column(i, carry):
-            off, codes, grid = carry
-            x = here[i] + jnp.matmul(inner[i], off, precision="highest")
+            own, grid = carry
+            x = here[i] + jnp.matmul(inner[i], own.off, precision="highest")
             scale, zero = (None if g is None else g[group_of[start + i]] for g in grid)
-            code, near = grids.round_to(x[:, None], scale, zero, format)
-            off = off.at[i].set(mine[i] - near[:, 0])
-            return off, codes.at[i].set(code[:, 0].astype(jnp.uint8)), grid
+            code, near = (a[:, 0] for a in grids.round_to(x[:, None], scale, zero, format))
+            spare = None
+            if marked is not None:
+                rest = jnp.where(marked[start + i], x - near, 0).astype(jnp.bfloat16)
+                spare, near = own.spare.at[i].set(rest), near + rest.astype(jnp.float32)
+            off = own.off.at[i].set(mine[i] - near)
+            return Done(off, own.codes.at[i].set(code.astype(jnp.uint8)), spare), grid
 
         def one_group(t, carry):
-            off, codes, grid = carry
+            own, grid = carry
             first = t * group
             rows = lax.dynamic_slice_in_dim(inner, first, group)
             plain, x = (lax.dynamic_slice_in_dim(a, first, group) for a in (mine, here))
-            feedback = x - plain + jnp.matmul(rows, off, precision="highest")
+            feedback = x - plain + jnp.matmul(rows, own.off, precision="highest")
             ahead = known.ahead[start // group + t].T
             x = plain + jnp.matmul(ahead, feedback, precision="highest")
             found = read(*store(*fit(x.T[:, None]), format), format)
@@ -287,22 +314,21 @@ def solve(
                 None if g is None else g.at[at].set(f[:, 0])
                 for g, f in zip(grid, found, strict=True)
             )
-            return lax.fori_loop(first, first + group, column, (off, codes, grid))
+            return lax.fori_loop(first, first + group, column, (own, grid))
 
-        blank = (jnp.zeros_like(mine), jnp.zeros(mine.shape, jnp.uint8), grid)
-        if before_all:
-            mine_off, mine_codes, grid = lax.fori_loop(0, width, column, blank)
-        else:
-            mine_off, mine_codes, grid = lax.fori_loop(0, width // group, one_group, blank)
-        off = lax.dynamic_update_slice_in_dim(off, mine_off, start, 0)
-        return off, lax.dynamic_update_slice_in_dim(codes, mine_codes, start, 0), grid
+        step, count = (column, width) if before_all else (one_group, width // group)
+        own, grid = lax.fori_loop(0, count, step, (blank(width), grid))
+        put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        return jax.tree.map(put, done, own), grid
 
-    blank = (jnp.zeros_like(wt), jnp.zeros(wt.shape, jnp.uint8), grid)
-    _, codes, grid = lax.fori_loop(0, total // width, one_block, blank)
-    codes = jnp.zeros_like(codes).at[columns].set(codes).T[:, :size]
+    done, grid = lax.fori_loop(0, total // width, one_block, (blank(total), grid))
     if not before_all:
         kept = store(*(None if g is None else g[: size // group].T for g in grid), format)
-    return codes, *kept
+    codes, spare = (
+        None if a is None else jnp.zeros_like(a).at[columns].set(a).T[:, :size]
+        for a in (done.codes, done.spare)
+    )
+    return codes, *kept, spare
 
 
 def _fill(x, groups, rows):
