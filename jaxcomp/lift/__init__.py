@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from jaxcomp.lift.fake_quantize import fake_quantize as fake_quantize
     from jaxcomp.lift.lift import lift as lift
     from jaxcomp.lift.observe import observe as observe
     from jaxcomp.lift.statistics import both as both
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 load_on_use(
     __name__,
     {
+        "fake_quantize": ("fake_quantize",),
         "lift": ("lift",),
         "observe": ("observe",),
         "statistics": ("both", "max_magnitude", "mean_magnitude", "second_moment"),

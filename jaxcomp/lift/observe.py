@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxcomp.base import Statistic, UnsupportedInput
 from jaxcomp.formats.leaf import Leaf, dense
 from jaxcomp.lift import convolution
-from jaxcomp.lift.call import split
+from jaxcomp.lift.call import Call, split
 from jaxcomp.lift.statistics import second_moment
 from jaxcomp.lift.view import Source, View, whole
 from jaxcomp.lift.walk import bind, evaluate
@@ -95,7 +95,7 @@ def observe(
     batch = next(batches, _NONE)
     if batch is _NONE:
         raise UnsupportedInput("expected a batch, got an empty iterable; pass one or more")
-    record = _record(fn, params, batch, where)
+    record = recorded(split(fn, (params, *_arguments(batch)), {}), where)
     watched = {path: seen for path, seen in record.items() if seen.multiplied}
     if not watched:
         raise UnsupportedInput(
@@ -153,9 +153,8 @@ def _everywhere(*trees: Any) -> NamedSharding | None:
     return None
 
 
-def _record(fn, params, batch, where) -> dict[str, Observation]:
-    """What meets each selected weight, from shapes alone."""
-    call = split(fn, (params, *_arguments(batch)), {})
+def recorded(call: Call, where: Callable[[str, Any], bool] | None = None) -> dict[str, Observation]:
+    """What meets each selected weight of the call's first argument, from shapes alone."""
     selected = _selected(call, where)
     handler = _Watcher({}, {}, None)
     jax.eval_shape(lambda arrays: _walk(call, arrays, selected, handler), call.arrays)

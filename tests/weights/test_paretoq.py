@@ -29,8 +29,6 @@ def _paper(w, bits):
     a = np.abs(w).max(0) / high
     moves = (w / a > -high - 1) & (w / a < high - 1e-4)
     return a * np.clip(np.round(w / a), -high - 1, high), moves
-        w / a < high - 1e-4
-    )
 
 
 def _leaf(bits):

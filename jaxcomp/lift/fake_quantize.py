@@ -1,0 +1,155 @@
+"""fake_quantize(fn): the same function, rounding its weights and what multiplies them.
+
+    value = the nearest level of the grid that spans each group
+    d value / d w = 1 where w is within the grid, half a step beyond its ends included; else 0
+
+the straight-through estimator of Bengio et al., Estimating or propagating gradients through
+stochastic neurons, 2013, section 4, with clipped ranges as by Jacob et al., Quantization and
+training of neural networks, CVPR 2018, section 3. Weights are rounded along the axes that products
+with them sum over, exactly as jc.weights.rtn(format) will round them. Activations are rounded as
+they come: each vector that is summed over is a row.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float
+
+from jaxcomp.base import UnsupportedInput
+from jaxcomp.formats import format as grids
+from jaxcomp.formats.format import Format
+from jaxcomp.formats.layout import from_matrix, to_matrix, unmerge
+from jaxcomp.formats.leaf import Leaf
+from jaxcomp.formats.qtensor import read, store
+from jaxcomp.lift import convolution
+from jaxcomp.lift.call import Cached, Call, split
+from jaxcomp.lift.observe import recorded
+from jaxcomp.lift.view import Source, View, whole
+from jaxcomp.lift.walk import bind, evaluate
+
+Rule = Callable[[jax.Array], jax.Array]
+HALF = 0.5  # a step: what is no further beyond the end of a grid is still rounded, not clipped
+
+
+def fake_quantize(
+    fn: Callable[..., Any],
+    *,
+    weights: Format | Rule | None = None,
+    activations: Format | Rule | None = None,
+    where: Callable[[str, Any], bool] | None = None,
+) -> Callable[..., Any]:
+    """fn, whose first argument are params, as it will be once it is quantised; differentiable.
+
+    weights      a Format, or your own rule f32[rows, in] -> the same, with its own gradient
+    activations  the same, for what multiplies weights: rows are tokens, or patches of a convolution
+    where        (path, leaf) -> bool: which weights; by default every one that fn multiplies
+
+    Compressed leaves in params, those in training included, stay as they are; what multiplies them
+    is rounded too. Raises UnsupportedInput where nothing is to be rounded, or selected.
+    """
+    if weights is None and activations is None:
+        raise UnsupportedInput(
+            "expected weights or activations to round, got neither; pass weights=jc.formats.INT4"
+        )
+
+    def run(call: Call, arrays: list[Any]) -> Any:
+        record = recorded(call._replace(arrays=arrays), where)
+        chosen = {path: seen for path, seen in record.items() if seen.multiplied}
+        leaves = {p for p, x in zip(call.paths, arrays, strict=True) if isinstance(x, Leaf)}
+        if not chosen and not (leaves and activations is not None):
+            raise UnsupportedInput(
+                f"expected a weight that fn multiplies, got none of {', '.join(record) or 'none'};"
+                " check where=, and that params are the first argument"
+            )
+        traced = call.trace(arrays)
+        inputs = []
+        for path, x in zip(call.paths, arrays, strict=True):
+            if path in chosen and weights is not None:
+                x = _stacked(x, weights, chosen[path].packed, chosen[path].leading)
+            watched = path in chosen or path in leaves
+            inputs.append(whole(Source(path, x, ndim=x.ndim)) if watched else x)
+        handler = _Rounding(activations)
+        out = evaluate(traced.jaxpr.jaxpr, traced.jaxpr.consts, inputs, handler)
+        return [x.dense() if isinstance(x, View) else x for x in out], traced
+
+    cached = Cached(run)
+
+    def quantized(*args, **kwargs):
+        return cached(split(fn, args, kwargs))
+
+    return quantized
+
+
+def rounded(x: jax.Array, how: Format | Rule, axes: tuple[int, ...]) -> jax.Array:
+    """x, rounded in groups along `axes`; gradients go straight through, or as a rule has them."""
+    matrix, place = to_matrix(x, axes)
+    rule = _straight_through(how) if isinstance(how, Format) else how
+    return unmerge(from_matrix(rule(matrix), place), place.packed)
+
+
+def _straight_through(format: Format) -> Rule:
+    grid = grids.levels(format)
+    grid = grid[np.isfinite(grid)]
+    low, high = float(grid.min()) - HALF, float(grid.max()) + HALF
+
+    def rule(matrix: Float[Array, "rows in"]) -> Float[Array, "rows in"]:
+        w = grids.in_groups(matrix.astype(jnp.float32), format)
+        kept = store(*grids.fit(stop_gradient(w), format), format)
+        scales, zeros = read(*kept, format)
+        _, near = grids.round_to(stop_gradient(w), scales, zeros, format)
+        u = stop_gradient(w) / scales[..., None] + (0 if zeros is None else zeros[..., None])
+        free = jnp.where((u >= low) & (u <= high), w, 0)
+        # What is free adds its gradient and nothing else: the value is that of a packed leaf.
+        out = near + (free - stop_gradient(free))
+        if format.group is None:
+            return out.reshape(matrix.shape).astype(matrix.dtype)
+        return out.reshape(matrix.shape[0], -1)[:, : matrix.shape[1]].astype(matrix.dtype)
+
+    return rule
+
+
+def _stacked(w: jax.Array, how: Format | Rule, axes: tuple[int, ...], leading: int) -> jax.Array:
+    """Each matrix of a stack by itself, as compress takes them."""
+    if leading:
+        return jax.vmap(lambda w: _stacked(w, how, axes, leading - 1))(w)
+    return rounded(w, how, axes)
+
+
+class _Rounding:
+    """The handler that rounds what meets the weights, which are rounded already."""
+
+    def __init__(self, how: Format | Rule | None):
+        self.state: dict[str, Any] = {}
+        self.how = how
+
+    def _operand(self, x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+        return x if self.how is None else rounded(x, self.how, axes)
+
+    def product(self, view, x, plan, equation):
+        (left, right), _ = equation.params["dimension_numbers"]
+        x = self._operand(x, tuple(right if plan.first else left))
+        operands = [view.dense(), x] if plan.first else [x, view.dense()]
+        return bind(equation, operands)[0]
+
+    def convolution(self, view, x, equation):
+        summed = convolution.summed_axes(view, equation.params)
+        if self.how is None or isinstance(summed, str):
+            return bind(equation, [x, view.dense()])[0]
+        rows, finish = convolution.patches(view, x, equation.params, summed)
+        matrix, place = to_matrix(view.source.dense().astype(view.dtype), summed)
+        out = jnp.matmul(self._operand(rows, (1,)), matrix.T)
+        out = out.reshape(-1, *(place.shape[axis] for axis in place.free))
+        return finish(out).astype(equation.outvars[0].aval.dtype)
+
+    def lookup(self, view, indices, equation):
+        return bind(equation, [view.dense(), indices])[0]
+
+    def ragged(self, view, x, sizes, equation):
+        return bind(equation, [self._operand(x, (-1,)), view.dense(), sizes])[0]
+
+    def materialise(self, view, operation, why):
+        return view.dense()
