@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.double_rounding import at_bits as at_bits
     from jaxcomp.weights.double_rounding import double_rounding as double_rounding
     from jaxcomp.weights.eora import eora as eora
+    from jaxcomp.weights.entropy_constrained import entropy_constrained as entropy_constrained
     from jaxcomp.weights.evopress import evopress as evopress
     from jaxcomp.weights.gptq import gptq as gptq
     from jaxcomp.weights.hadamard import hadamard as hadamard
@@ -49,6 +50,7 @@ load_on_use(
         "compress": ("compress",),
         "double_rounding": ("at_bits", "double_rounding"),
         "eora": ("eora",),
+        "entropy_constrained": ("entropy_constrained",),
         "evopress": ("evopress",),
         "gptq": ("gptq",),
         "hadamard": ("hadamard",),
