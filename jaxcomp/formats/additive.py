@@ -8,6 +8,8 @@ Egiazarian et al., Extreme compression of large language models via additive qua
 codebooks are elsewhere; this is how they are kept.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
@@ -21,7 +23,7 @@ def additive(
     *,
     size: int,
     kept: str = "bfloat16",
-    dtype: object = jnp.float32,
+    dtype: Any = jnp.float32,
 ) -> Codebook:
     """A matrix of `size` inputs; codebooks and scales are stored as `kept`."""
     return tabled(codes, codebooks[None, None], scales[:, None], size, kept, dtype)

@@ -6,7 +6,9 @@ A table may be one for all outputs or one for each, and one for all inputs or on
 segments of them. codes take `bits` each: packed up to 8 bits, and two bytes beyond.
 """
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,19 +28,20 @@ class Codebook(Leaf):
     """codes u8 or u16 [..., vectors * M packed, ...]; table [..., S * M * levels * d, ...];
     scales [..., groups, ...], or None. `codebook` and `additive` make them."""
 
-    codes: jax.Array
-    table: jax.Array
-    scales: jax.Array | None
+    codes: Any
+    table: Any
+    scales: Any
     bits: int = static()
     vector: int = static()
     books: int = static()
     segments: int = static()
     tile: int = static()
-    dtype: object = static()
-    packed: object = static()
+    dtype: Any = static()
+    packed: Any = static()
 
     follows = ("codes", "scales")
 
+    @jax.jit
     def dense(self) -> jax.Array:
         axis = merged_axis(self.packed)
         codes = self.codes
@@ -101,7 +104,7 @@ def codebook(
     *,
     size: int,
     kept: str = "bfloat16",
-    dtype: object = jnp.float32,
+    dtype: Any = jnp.float32,
 ) -> Codebook:
     """A matrix of vectors from a table [levels, d], or [out or 1, segments, levels, d].
 
@@ -111,13 +114,14 @@ def codebook(
     return tabled(codes[..., None], table[:, :, None], scales, size, kept, dtype)
 
 
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def tabled(
     codes: Integer[Array, "out vectors books"],
     table: Float[Array, "shared segments books levels vector"],
     scales: Num[Array, "out groups"] | None,
     size: int,
     kept: str,
-    dtype: object,
+    dtype: Any,
 ) -> Codebook:
     out, vectors, books = codes.shape
     shared, segments, _, levels, vector = table.shape

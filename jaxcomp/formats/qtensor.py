@@ -41,8 +41,20 @@ class QTensor(Leaf):
 
     follows = ("codes", "scales", "zeros")
 
+    @jax.jit  # where it is not in a program, it is one: many small ones take long to compile
     def dense(self) -> jax.Array:
-        return _dense(self)
+        axis = merged_axis(self.packed)
+        codes = unpacked(self.codes, self.format, axis)
+        values = grids.value(codes, self.format)
+        place = values.ndim + axis
+        split = (*values.shape[:place], self._groups, -1, *values.shape[place + 1 :])
+        grouped = values.reshape(split)  # [..., groups, group, ...]
+        if self.zeros is not None:
+            grouped = grouped - jnp.expand_dims(_read(self.zeros, self.format.zero), place + 1)
+        grouped = grouped * jnp.expand_dims(_read(self.scales, self.format.scale), place + 1)
+        size = math.prod(size for _, size in self.packed)
+        true = jax.lax.slice_in_dim(grouped.reshape(values.shape), 0, size, axis=place)
+        return unmerge(true, self.packed).astype(self.dtype)
 
     def matmul(self, x: jax.Array) -> jax.Array:
         return self._multiplied(
@@ -134,22 +146,6 @@ class QTensor(Leaf):
             zeros=zeros,
             packed=place.packed,
         )
-
-
-@jax.jit  # where it is not in a program, it is one: many small ones take long to compile
-def _dense(leaf: QTensor) -> jax.Array:
-    axis = merged_axis(leaf.packed)
-    codes = unpacked(leaf.codes, leaf.format, axis)
-    values = grids.value(codes, leaf.format)
-    place = values.ndim + axis
-    split = (*values.shape[:place], leaf._groups, -1, *values.shape[place + 1 :])
-    grouped = values.reshape(split)  # [..., groups, group, ...]
-    if leaf.zeros is not None:
-        grouped = grouped - jnp.expand_dims(_read(leaf.zeros, leaf.format.zero), place + 1)
-    grouped = grouped * jnp.expand_dims(_read(leaf.scales, leaf.format.scale), place + 1)
-    size = math.prod(size for _, size in leaf.packed)
-    true = jax.lax.slice_in_dim(grouped.reshape(values.shape), 0, size, axis=place)
-    return unmerge(true, leaf.packed).astype(leaf.dtype)
 
 
 def quantize(

@@ -4,8 +4,9 @@ A place takes ceil(log2 M) bits: 2:4 in bfloat16 is 8 + 1 bits per weight, and 4
 under it make 2 + 1. Values are an array, or a QTensor of those that are kept.
 """
 
-import dataclasses
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +26,17 @@ from jaxcomp.kernels import packing
 class SparseNM(Leaf):
     """values [..., groups * n, ...]; places u8 [..., packed, ...], rising in each group."""
 
-    values: jax.Array | QTensor
-    places: jax.Array
+    values: Any
+    places: Any
     n: int = static()
     m: int = static()
     tile: int = static()
-    dtype: object = static()
-    packed: object = static()
+    dtype: Any = static()
+    packed: Any = static()
 
     follows = ("values", "places")
 
+    @jax.jit
     def dense(self) -> jax.Array:
         axis = merged_axis(self.packed)
         places = packing.unpack(self.places, place_bits(self.m), axis=axis, tile=self.tile)
@@ -71,17 +73,18 @@ def place_bits(m: int) -> int:
     return max(1, (m - 1).bit_length())
 
 
+@functools.partial(jax.jit, static_argnames=("n", "m", "values", "dtype"))
 def sparse_nm(
     w: Float[Array, "out in"],
     n: int,
     m: int,
     *,
     values: Format | str = "bfloat16",
-    dtype: object = jnp.float32,
+    dtype: Any = jnp.float32,
 ) -> SparseNM:
     """The n values of largest magnitude of every m, all others 0; the first of equal ones.
 
-    values: a dtype, or a Format of the kept values, whose groups count kept values only.
+    values: Any
     """
     if not 0 < n <= m <= 256:
         raise UnsupportedInput(
@@ -102,8 +105,3 @@ def sparse_nm(
     else:
         stored = kept.astype(values)
     return SparseNM(stored, places, n, m, tile, jnp.dtype(dtype), ((-1, size),))
-
-
-def with_values(leaf: SparseNM, values: jax.Array | QTensor) -> SparseNM:
-    """The leaf with other kept values in the same places."""
-    return dataclasses.replace(leaf, values=values)

@@ -7,7 +7,9 @@ an entry of value 0 stands in between. Behind the last entry gaps and values are
 density p has gaps of 1/p on average: at 10 % and bfloat16, about 16 + 4 bits for one of ten.
 """
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +32,14 @@ GAP_BITS = range(1, 9)  # the widths that packing knows
 class SparseRows(Leaf):
     """values [..., capacity, ...], an array or a QTensor; gaps u8 [..., packed, ...]."""
 
-    values: jax.Array | QTensor
-    gaps: jax.Array
+    values: Any
+    gaps: Any
     bits: int = static()
     tile: int = static()
-    dtype: object = static()
-    packed: object = static()
+    dtype: Any = static()
+    packed: Any = static()
 
+    @jax.jit
     def dense(self) -> jax.Array:
         axis = merged_axis(self.packed)
         size = math.prod(size for _, size in self.packed)
@@ -75,7 +78,7 @@ def sparse_rows(
     values: Format | str = "bfloat16",
     gap_bits: int | None = None,
     capacity: int | None = None,
-    dtype: object = jnp.float32,
+    dtype: Any = jnp.float32,
 ) -> SparseRows:
     """All that is not 0 in a concrete matrix.
 
@@ -95,14 +98,18 @@ def sparse_rows(
             f"got {capacity}; allow more, or prune each output to the same number"
         )
     found, gaps = _filled(host, bits, capacity)
+    return _stored(found, gaps, bits, values, w.shape[1], jnp.dtype(dtype))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _stored(found, gaps, bits, values, size, dtype):
     format = Format(bits)
-    tile = grids.with_tile(format, capacity).tile
-    padded = -(-grids.padded_size(capacity, format) // tile) * tile
-    gaps = jnp.pad(jnp.asarray(gaps), ((0, 0), (0, padded - capacity)))
+    tile = grids.with_tile(format, gaps.shape[1]).tile
+    padded = -(-grids.padded_size(gaps.shape[1], format) // tile) * tile
+    gaps = jnp.pad(gaps, ((0, 0), (0, padded - gaps.shape[1])))
     gaps = packing.pack(gaps, bits, axis=1, tile=tile)
-    kept = jnp.asarray(found)
-    stored = from_groups(kept, values) if isinstance(values, Format) else kept.astype(values)
-    return SparseRows(stored, gaps, bits, tile, jnp.dtype(dtype), ((-1, w.shape[1]),))
+    kept = from_groups(found, values) if isinstance(values, Format) else found.astype(values)
+    return SparseRows(kept, gaps, bits, tile, dtype, ((-1, size),))
 
 
 def _steps(w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

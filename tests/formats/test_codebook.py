@@ -1,0 +1,66 @@
+"""Codebooks: shared, per output and per segment; what they stand for and what they cost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcomp as jc
+from jaxcomp.base import UnsupportedInput
+from jaxcomp.formats.layout import layout
+from tests.checks import check_leaf
+
+F = jc.formats
+rng = np.random.default_rng(0)
+OUT, SIZE = 6, 32
+
+
+def case(levels, vector, shared, segments, groups=0):
+    """(leaf, the matrix by NumPy) of random codes and tables that bfloat16 holds."""
+    codes = rng.integers(0, levels, (OUT, SIZE // vector))
+    table = rng.integers(-99, 99, (shared, segments, levels, vector)).astype(np.float32)
+    scales = 2.0 ** rng.integers(-3, 3, (OUT, groups)) if groups else None
+    tables = np.broadcast_to(table, (OUT, *table.shape[1:]))
+    w = np.zeros((OUT, SIZE), np.float32)
+    for o in range(OUT):
+        for v in range(SIZE // vector):
+            segment = v // (SIZE // vector // segments)
+            w[o, v * vector : (v + 1) * vector] = tables[o, segment, codes[o, v]]
+    if groups:
+        w *= np.repeat(scales, SIZE // groups, 1)
+        scales = jnp.asarray(scales, jnp.float32)
+    return F.codebook(jnp.asarray(codes), jnp.asarray(table), scales, size=SIZE), w
+
+
+@pytest.mark.parametrize(
+    "levels,vector,shared,segments,groups",
+    [(16, 4, 1, 1, 0), (13, 1, OUT, 1, 0), (256, 2, 1, 4, 2), (8, 2, OUT, 2, 1), (300, 4, 1, 1, 4)],
+)
+def test_vectors_are_looked_up(levels, vector, shared, segments, groups):
+    leaf, w = case(levels, vector, shared, segments, groups)
+    np.testing.assert_array_equal(check_leaf(leaf), w)
+    place = layout((4, 8, OUT), (0, 1))
+    placed = leaf.placed(place)
+    np.testing.assert_array_equal(check_leaf(placed), w.T.reshape(4, 8, OUT))
+    bits = {16: 4, 13: 4, 256: 8, 8: 3, 300: 16}[levels]
+    row = SIZE // vector * bits / 8
+    expected = OUT * (row + 2 * groups) + 2 * shared * segments * levels * vector
+    assert leaf.nbytes == placed.nbytes == expected
+
+
+def test_stacked_matrices_keep_their_tables():
+    pairs = [case(16, 4, 1, 1, 1) for _ in range(3)]
+    leaf = jax.tree.map(lambda *parts: jnp.stack(parts), *(leaf for leaf, _ in pairs))
+    np.testing.assert_array_equal(check_leaf(leaf), np.stack([w for _, w in pairs]))
+
+
+def test_rows_are_taken():
+    leaf, w = case(16, 4, 1, 1, 1)
+    np.testing.assert_array_equal(F.take(leaf, jnp.array([4, 0])), w[[4, 0]])
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(UnsupportedInput, match="expected 8 vectors of 4"):
+        F.codebook(jnp.zeros((3, 7), jnp.int32), jnp.zeros((16, 4)), size=32)
+    with pytest.raises(UnsupportedInput, match="at most 65536 levels"):
+        F.codebook(jnp.zeros((3, 8), jnp.int32), jnp.zeros((65537, 4)), size=32)
