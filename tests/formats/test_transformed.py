@@ -71,14 +71,18 @@ def test_stacked_matrices_are_scanned_and_looked_up():
     np.testing.assert_allclose(found, table.dense()[jnp.asarray([3, 1])], atol=1e-6)
 
 
-def test_integers_on_both_sides_multiply_as_integers():
+INTEGERS = (INT8, jc.formats.UINT8, jc.formats.INT4._replace(group=8), jc.formats.TERNARY)
+
+
+@pytest.mark.parametrize("format", INTEGERS, ids=str)
+def test_integers_on_both_sides_multiply_as_integers(format):
     w = weight((24, 10))
-    leaf = with_activation(jc.formats.quantize(w, INT8), "int8")
+    leaf = with_activation(jc.formats.quantize(w, format), "int8")
     got = jax.jit(lambda w, x: w.matmul(x))(leaf, X)
     np.testing.assert_allclose(got, rounded(X, "int8") @ leaf.dense(), atol=1e-4)
     assert jnp.abs(got - X @ leaf.dense()).max() > 1e-3  # x was rounded
     assert leaf.kernel("cpu")[0].endswith(" of integers")
-    assert leaf.describe() == "int8 per channel scale float32 / x int8"
+    assert leaf.describe() == f"{format} / x int8"
     text = jax.jit(lambda w, x: w.matmul(x)).lower(leaf, X).as_text()
     assert "i8>" in text and "xi32>" in text
 

@@ -1,5 +1,6 @@
 """A method inside another sees the weight and what was observed in the same basis."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,6 +35,41 @@ def test_weight_and_second_moment_are_moved_as_x_is():
     np.testing.assert_allclose(seen["moment"], t.T @ t, atol=1e-5 * largest)
     assert seen["w"].dtype == jnp.float32 and leaf.dense().dtype == jnp.bfloat16
     assert seen["count"] == len(x)
+
+
+def test_stacked_layers_of_every_kind_of_leaf_are_scanned():
+    """Every layer has scales, factors and inputs of its own; nothing is made dense."""
+    rng = np.random.default_rng(0)
+    names = ("scaled", "rotated", "again")
+    params = {n: jnp.asarray(rng.normal(size=(2, 16, 16)) / 4, jnp.float32) for n in names}
+    x = jnp.asarray(rng.normal(size=(30, 16)) * np.geomspace(0.1, 10, 16), jnp.float32)
+
+    def network(params, x):
+        def layer(x, w):
+            for name in names:
+                x = x @ w[name]
+            return jnp.tanh(x), None
+
+        return jax.lax.scan(layer, x, params)[0]
+
+    int8, int4 = jc.formats.INT8, jc.formats.INT4
+    methods = {
+        "scaled": jc.weights.smoothquant(jc.weights.eora(int4, 2), activation=None),
+        "rotated": jc.weights.hadamard(jc.weights.awq(int8, grid=1, clip=False)),
+        "again": jc.weights.rex(int4, 2, gamma=0.5),
+    }
+    needed = jc.weights.both(second_moment, max_magnitude)
+    stats = jc.observe(network, params, [x], statistic=needed)
+    small = jc.weights.compress(params, lambda path, w: methods[path], stats=stats)
+    lifted = jc.lift(network)
+    dense = {name: leaf.dense() for name, leaf in small.items()}
+    np.testing.assert_allclose(jax.jit(lifted)(small, x), network(dense, x), atol=1e-4)
+    report = lifted.report(small, x)
+    assert len(report.rows) == len(names) and not report.materialised
+    formats = [row.format for row in report.rows]
+    assert formats[0] == "int4 per channel + rank 2 bfloat16 / scaled"
+    assert formats[1] == "int8 per channel / scaled / rotated"
+    assert jnp.abs(small["scaled"].input_scale[0] - small["scaled"].input_scale[1]).max() > 0
 
 
 def test_statistics_of_both_are_gathered_once():
