@@ -23,6 +23,7 @@ from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.product import batched
 from jaxcomp.lift import convolution, lookup
 from jaxcomp.lift.call import Cached, Call, split
+from jaxcomp.lift.product import rounds, transposed
 from jaxcomp.lift.report import Report, Row, row
 from jaxcomp.lift.view import JOIN, Source, View, whole
 from jaxcomp.lift.walk import evaluate
@@ -104,15 +105,21 @@ class _Packed:
             self.rows.append(new)
 
     def product(self, view, x, plan, equation):
-        leaf = view.source.array
-        if plan.contracted != _sizable(leaf, leaf.layout.axes):
-            return f"it sums over axes {plan.contracted}, and is packed along {leaf.layout.axes}"
-        self._write(view, "dot_general", *leaf.kernel(self.platform))
+        leaf, place = view.source.array, view.source.array.layout
+        others = tuple(axis for axis in place.free if axis not in plan.batch)
+        name, why = leaf.kernel(self.platform)
+        if plan.contracted == _sizable(leaf, place.axes):
+            run = batched
+        elif plan.contracted == _sizable(leaf, others) and not rounds(leaf):
+            run, why = transposed, f"it is packed along {place.axes}, and summed over {others}"
+        else:
+            return f"it sums over axes {plan.contracted}, and is packed along {place.axes}"
+        self._write(view, "dot_general", name, why)
         dtype = equation.outvars[0].aval.dtype
 
         def multiply(view, x):
             first = lookup.batch_first(view.source.array, plan.batch)
-            return plan.finish(batched(plan.vectors(x), first, len(plan.batch))).astype(dtype)
+            return plan.finish(run(plan.vectors(x), first, len(plan.batch))).astype(dtype)
 
         # Products are in x's dtype; a wider result was asked for to be summed and kept as such.
         x = x.astype(jnp.promote_types(x.dtype, dtype))

@@ -5,6 +5,7 @@ functions: `vectors` brings the other operand to [*batch, rows, in], `finish` br
 [*batch, rows, *free axes] made of it to the result that dot_general would have had.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcomp.formats.leaf import Leaf
+from jaxcomp.formats.leaf import Leaf, map_leading
 from jaxcomp.lift.view import Atom, View, axis_size, place, whole_axes
 
 
@@ -112,3 +113,25 @@ def _spread(out, view, paired, x_free_sizes, free, first) -> jax.Array:
     ours = [axis_size(view.axes[i]) for i in free]
     tail = [*ours, *x_free_sizes] if first else [*x_free_sizes, *ours]
     return jnp.reshape(out, [*(axis_size(view.axes[i]) for i in paired), *tail])
+
+
+def transposed(x: jax.Array, w: Leaf, batch: int) -> jax.Array:
+    """x [*batch, m, other free axes] times the transposed weight -> [*batch, m, in].
+
+    A product is linear in x, and what its transpose is, its gradient knows: without a dense weight.
+    """
+    if batch:
+        return map_leading(lambda w, x: transposed(x, w, batch - 1), w, x)
+    size = math.prod(size for _, size in w.packed)
+    out, pull = jax.vjp(w.matmul, jnp.zeros((x.shape[0], size), x.dtype))
+    (found,) = pull(x.reshape(out.shape))
+    return found
+
+
+def rounds(leaf: Leaf) -> bool:
+    """Whether the leaf, or a leaf in it, rounds what it multiplies: it is not linear then."""
+    if getattr(leaf, "activation", None) is not None:
+        return True
+    fields = [getattr(leaf, field.name) for field in dataclasses.fields(leaf)]
+    inner = [x for field in fields for x in (field if isinstance(field, tuple) else (field,))]
+    return any(rounds(x) for x in inner if isinstance(x, Leaf))

@@ -100,6 +100,8 @@ EINSUMS = {  # packed axes of w, the equation, shapes of x and w
     "summed apart": ((-3, -1), "bhk,hdk->bd", (3, 5, 4), (5, 6, 4)),
     "free on both sides": ((-2,), "bi,oip->bop", (3, 4), (6, 4, 2)),
     "batch of a part": ((-2,), "bhi,iho->bho", (3, 5, 8), (8, 15)),
+    "free axes summed": ((-2,), "bho,hio->bi", (3, 5, 6), (5, 4, 6)),
+    "free axis summed, batch": ((-2,), "beo,eio->bei", (3, 5, 6), (5, 4, 6)),
     "summed in another order": ((-3, -2), "bkh,hkd->bd", (3, 4, 5), (5, 4, 6)),
 }
 
@@ -132,3 +134,11 @@ def test_products_of_vectors_and_stacks():
     batched = jax.vmap(lambda w, x: x @ w, (None, 1), 2)
     check_law(batched, scaled(8, 6), X)
     check_law(jax.vmap(lambda w, x: x @ w), scaled(3, 8, 6), X)
+
+
+def test_what_rounds_its_inputs_is_not_transposed():
+    inner = jax.jit(jc.formats.quantize, static_argnums=1)(normal(64, 32), jc.formats.INT8)
+    leaf = jc.formats.Transformed(inner, activation="int8")
+    assert product.rounds(jc.formats.Sum((leaf,))) and not product.rounds(inner)
+    check_law(lambda w, x: x @ w.T, leaf, normal(3, 32), materialised=[""])
+    check_law(lambda w, x: x @ w.T, inner, normal(3, 32), tolerance=1e-4)

@@ -13,6 +13,7 @@ X = normal(3, 8)
 LAYOUTS = {
     "transposed": ((6, 8), (-1,), lambda w, x: x @ w.T),
     "left operand": ((8, 6), (-2,), lambda w, x: w.T @ x.T),
+    "summed over the free axis": ((8, 6), (-2,), lambda w, x: x[:, :6] @ w.T),
     "reshaped": ((8, 6), (-2,), lambda w, x: x @ w.reshape(2, 4, 6).reshape(8, 3, 2).reshape(8, 6)),
     "heads": ((8, 6), (-2,), lambda w, x: jnp.einsum("bi,ihd->hbd", x, w.reshape(8, 2, 3))),
     "swapped": ((8, 6), (-2,), lambda w, x: x @ w.reshape(8, 2, 3).swapaxes(1, 2).reshape(8, 6)),
@@ -68,7 +69,7 @@ def test_weights_are_joined_along_a_free_axis(name, shared):
 
 UNPACKED = {
     "arithmetic": ("mul", lambda w, x: x @ (2 * w)),
-    "summed over the other axis": ("dot_general", lambda w, x: x[:, :6] @ w.T),
+    "summed over both axes": ("dot_general", lambda w, x: jnp.vdot(jnp.resize(x, w.shape), w)),
     "part of the packed axis": ("slice", lambda w, x: x[:, :4] @ w[:4]),
     "half of a product": (
         "dot_general",
