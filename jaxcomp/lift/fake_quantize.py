@@ -23,13 +23,10 @@ from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats import format as grids
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import from_matrix, to_matrix, unmerge
-from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import read, store
 from jaxcomp.lift import convolution
-from jaxcomp.lift.call import Cached, Call, split
-from jaxcomp.lift.observe import recorded
-from jaxcomp.lift.view import Source, View, whole
-from jaxcomp.lift.walk import bind, evaluate
+from jaxcomp.lift.observe import Observation
+from jaxcomp.lift.replace import Plain, around_weights
 
 Rule = Callable[[jax.Array], jax.Array]
 HALF = 0.5  # a step: what is no further beyond the end of a grid is still rounded, not clipped
@@ -56,32 +53,16 @@ def fake_quantize(
             "expected weights or activations to round, got neither; pass weights=jc.formats.INT4"
         )
 
-    def run(call: Call, arrays: list[Any]) -> Any:
-        record = recorded(call._replace(arrays=arrays), where)
-        chosen = {path: seen for path, seen in record.items() if seen.multiplied}
-        leaves = {p for p, x in zip(call.paths, arrays, strict=True) if isinstance(x, Leaf)}
-        if not chosen and not (leaves and activations is not None):
-            raise UnsupportedInput(
-                f"expected a weight that fn multiplies, got none of {', '.join(record) or 'none'};"
-                " check where=, and that params are the first argument"
-            )
-        traced = call.trace(arrays)
-        inputs = []
-        for path, x in zip(call.paths, arrays, strict=True):
-            if path in chosen and weights is not None:
-                x = _stacked(x, weights, chosen[path].packed, chosen[path].leading)
-            watched = path in chosen or path in leaves
-            inputs.append(whole(Source(path, x, ndim=x.ndim)) if watched else x)
-        handler = _Rounding(activations)
-        out = evaluate(traced.jaxpr.jaxpr, traced.jaxpr.consts, inputs, handler)
-        return [x.dense() if isinstance(x, View) else x for x in out], traced
+    def prepare(w: jax.Array, seen: Observation) -> jax.Array:
+        return w if weights is None else _stacked(w, weights, seen.packed, seen.leading)
 
-    cached = Cached(run)
-
-    def quantized(*args, **kwargs):
-        return cached(split(fn, args, kwargs))
-
-    return quantized
+    return around_weights(
+        fn,
+        lambda: _Rounding(activations),
+        where=where,
+        prepare=prepare,
+        leaves=activations is not None,
+    )
 
 
 def rounded(x: jax.Array, how: Format | Rule, axes: tuple[int, ...]) -> jax.Array:
@@ -119,11 +100,11 @@ def _stacked(w: jax.Array, how: Format | Rule, axes: tuple[int, ...], leading: i
     return rounded(w, how, axes)
 
 
-class _Rounding:
+class _Rounding(Plain):
     """The handler that rounds what meets the weights, which are rounded already."""
 
     def __init__(self, how: Format | Rule | None):
-        self.state: dict[str, Any] = {}
+        super().__init__()
         self.how = how
 
     def _operand(self, x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -131,25 +112,19 @@ class _Rounding:
 
     def product(self, view, x, plan, equation):
         (left, right), _ = equation.params["dimension_numbers"]
-        x = self._operand(x, tuple(right if plan.first else left))
-        operands = [view.dense(), x] if plan.first else [x, view.dense()]
-        return bind(equation, operands)[0]
+        return super().product(
+            view, self._operand(x, tuple(right if plan.first else left)), plan, equation
+        )
 
     def convolution(self, view, x, equation):
         summed = convolution.summed_axes(view, equation.params)
         if self.how is None or isinstance(summed, str):
-            return bind(equation, [x, view.dense()])[0]
+            return super().convolution(view, x, equation)
         rows, finish = convolution.patches(view, x, equation.params, summed)
         matrix, place = to_matrix(view.source.dense().astype(view.dtype), summed)
         out = jnp.matmul(self._operand(rows, (1,)), matrix.T)
         out = out.reshape(-1, *(place.shape[axis] for axis in place.free))
         return finish(out).astype(equation.outvars[0].aval.dtype)
 
-    def lookup(self, view, indices, equation):
-        return bind(equation, [view.dense(), indices])[0]
-
     def ragged(self, view, x, sizes, equation):
-        return bind(equation, [self._operand(x, (-1,)), view.dense(), sizes])[0]
-
-    def materialise(self, view, operation, why):
-        return view.dense()
+        return super().ragged(view, self._operand(x, (-1,)), sizes, equation)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.activation import activation as activation
     from jaxcomp.weights.adaquant import adaquant as adaquant
     from jaxcomp.weights.allocate import allocate as allocate
+    from jaxcomp.weights.aqt import aqt as aqt
     from jaxcomp.weights.awq import awq as awq
     from jaxcomp.weights.choices import alone as alone
     from jaxcomp.weights.choices import assemble as assemble
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from jaxcomp.weights.compress import compress as compress
     from jaxcomp.weights.double_rounding import at_bits as at_bits
     from jaxcomp.weights.double_rounding import double_rounding as double_rounding
-    from jaxcomp.weights.eora import eora as eora
     from jaxcomp.weights.entropy_constrained import entropy_constrained as entropy_constrained
+    from jaxcomp.weights.eora import eora as eora
     from jaxcomp.weights.evopress import evopress as evopress
     from jaxcomp.weights.gptq import gptq as gptq
     from jaxcomp.weights.hadamard import hadamard as hadamard
@@ -47,6 +48,7 @@ load_on_use(
         "allocate": ("allocate",),
         "awq": ("awq",),
         "choices": ("alone", "assemble", "choices", "plan_of"),
+        "aqt": ("aqt",),
         "compress": ("compress",),
         "double_rounding": ("at_bits", "double_rounding"),
         "eora": ("eora",),
