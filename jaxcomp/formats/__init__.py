@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxcomp.formats.float8 import FP8_E5M2 as FP8_E5M2
     from jaxcomp.formats.float8 import FP8_E5M2_TENSOR as FP8_E5M2_TENSOR
     from jaxcomp.formats.format import Format as Format
+    from jaxcomp.formats.grid_choice import GridChoice as GridChoice
     from jaxcomp.formats.integer import INT2 as INT2
     from jaxcomp.formats.integer import INT2_G32 as INT2_G32
     from jaxcomp.formats.integer import INT2_G64 as INT2_G64
@@ -75,6 +76,7 @@ load_on_use(
         "codebook": ("Codebook", "codebook"),
         "float4": ("FP4", "FP4_G32"),
         "float8": ("FP8_E4M3", "FP8_E4M3_TENSOR", "FP8_E5M2", "FP8_E5M2_TENSOR"),
+        "grid_choice": ("GridChoice",),
         "microscaling": ("MXFP4", "MXFP8", "MXFP8_E5M2"),
         "normal_float": ("NF4", "NF4_DOUBLE"),
         "nvfp4": ("NVFP4",),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.lorc import lorc as lorc
     from jaxcomp.weights.lsq import lsq as lsq
     from jaxcomp.weights.paretoq import paretoq as paretoq
+    from jaxcomp.weights.power import power as power
     from jaxcomp.weights.progressive import progressive as progressive
     from jaxcomp.weights.progressive import to_int8 as to_int8
     from jaxcomp.weights.rex import rex as rex
@@ -60,6 +61,7 @@ load_on_use(
         "lorc": ("lorc",),
         "lsq": ("lsq",),
         "paretoq": ("paretoq",),
+        "power": ("power",),
         "progressive": ("progressive", "to_int8"),
         "rex": ("rex",),
         "rtn": ("rtn",),
