@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from jaxcomp.io.photo import Photo as Photo
     from jaxcomp.io.photo import image_bytes as image_bytes
     from jaxcomp.io.photo import read_photo as read_photo
+    from jaxcomp.io.qwix_arrays import from_qwix as from_qwix
+    from jaxcomp.io.qwix_arrays import to_qwix as to_qwix
+    from jaxcomp.io.safetensors_leaves import load_safetensors as load_safetensors
+    from jaxcomp.io.safetensors_leaves import save_safetensors as save_safetensors
     from jaxcomp.io.weights_file import load_weights as load_weights
     from jaxcomp.io.weights_file import save_weights as save_weights
 
@@ -15,6 +19,8 @@ load_on_use(
     __name__,
     {
         "photo": ("Photo", "image_bytes", "read_photo"),
+        "qwix_arrays": ("from_qwix", "to_qwix"),
+        "safetensors_leaves": ("load_safetensors", "save_safetensors"),
         "weights_file": ("load_weights", "save_weights"),
     },
 )
