@@ -10,7 +10,7 @@
 
 A static field is JSON, with lists for tuples, {"dtype": "bfloat16"} for a dtype, and {"Format":
 {...}} for a number format, of whose fields those of the default value are left out. Only classes
-in LEAVES are made, by their fields: nothing in a file names what is run.
+in LEAVES and STATICS are made, by their fields: nothing in a file names what is run.
 """
 
 import dataclasses
@@ -31,10 +31,22 @@ from jaxcomp.tree import is_compressed, path_text
 
 # Every class of leaf that a file may hold, and where it lives. A new one is one line.
 LEAVES = {
+    "Codebook": "jaxcomp.formats.codebook",
+    "GridChoice": "jaxcomp.formats.grid_choice",
+    "Latent": "jaxcomp.formats.latent",
     "LowRank": "jaxcomp.formats.low_rank",
+    "OutlierVictim": "jaxcomp.formats.outlier_victim",
     "QTensor": "jaxcomp.formats.qtensor",
+    "Selected": "jaxcomp.formats.selected",
+    "SparseNM": "jaxcomp.formats.sparse_nm",
+    "SparseRows": "jaxcomp.formats.sparse_rows",
     "Sum": "jaxcomp.formats.sum",
     "Transformed": "jaxcomp.formats.transformed",
+}
+# Every NamedTuple among their static fields.
+STATICS = {
+    "Format": "jaxcomp.formats.format",
+    "Rule": "jaxcomp.formats.latent",
 }
 # Wide enough for every model, and none to exhaust a stack.
 DEPTH_LIMIT = 64
@@ -193,38 +205,45 @@ def flat(saved: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
 
 def leaf_named(name: Any) -> type:
     """The class of that name. UnsupportedInput for one that this version does not know."""
-    if not isinstance(name, str) or name not in LEAVES:
+    return _listed(name, LEAVES, "leaf")
+
+
+def _listed(name, homes, what):
+    if not isinstance(name, str) or name not in homes:
         raise UnsupportedInput(
-            f"expected a leaf among {', '.join(LEAVES)}, got {ascii(name)[:60]}; install the "
+            f"expected a {what} among {', '.join(homes)}, got {ascii(name)[:60]}; install the "
             "jaxcomp that wrote the file"
         )
-    return getattr(importlib.import_module(LEAVES[name]), name)
+    return getattr(importlib.import_module(homes[name]), name)
 
 
 def packing_of(fields: dict[str, Any]) -> Codes | None:
-    """How a leaf's codes lie in bytes, where its format says so."""
-    format, packed = fields.get("format"), fields.get("packed")
-    if not isinstance(format, Format) or not packed or format.bits == 8 or format.tile < 1:
+    """How a leaf's codes lie in bytes, where its format or its own fields say so."""
+    said = fields.get("format")
+    if not isinstance(said, Format):
+        said = Format(fields.get("bits", 8), tile=fields.get("tile", 0))
+    packed, bits, tile = fields.get("packed"), said.bits, said.tile
+    if not packed or type(bits) is not int or type(tile) is not int or not 0 <= bits < 8:
         return None
-    bits_known = type(format.bits) is int and 0 <= format.bits < 8
-    if not bits_known or format.tile % least_tile(format.bits) or format.tile > LARGEST_TILE:
+    if not 1 <= tile <= LARGEST_TILE or tile % least_tile(bits):
         return None
-    return Codes(format.bits, format.tile, merged_axis(packed))
+    return Codes(bits, tile, merged_axis(packed))
 
 
 def to_static(x: Any, where: str) -> Any:
     """The JSON of a static field."""
     if x is None or isinstance(x, (bool, int, float, str)):
         return x if x is None else _checked_value(x)
-    if isinstance(x, Format):
-        kept = {k: v for k, v in x._asdict().items() if v != Format._field_defaults.get(k, ...)}
-        return {"Format": {k: to_static(v, where) for k, v in kept.items()}}
+    name = type(x).__name__
+    if name in STATICS and _listed(name, STATICS, "format") is type(x):
+        kept = {k: v for k, v in x._asdict().items() if v != x._field_defaults.get(k, ...)}
+        return {name: {k: to_static(v, where) for k, v in kept.items()}}
     if isinstance(x, tuple):
         return [to_static(y, where) for y in x]
     if isinstance(x, np.dtype) or (isinstance(x, type) and issubclass(x, np.generic)):
         return {"dtype": np.dtype(x).name}
     raise UnsupportedInput(
-        f"expected numbers, strings, tuples, dtypes and formats in {where}, got {type(x).__name__}"
+        f"expected numbers, strings, tuples, dtypes and formats in {where}, got {name}"
     )
 
 
@@ -236,18 +255,21 @@ def from_static(x: Any) -> Any:
         return x
     if set(x) == {"dtype"}:
         return dtype_of(x["dtype"])
-    fields = x.get("Format")
-    if set(x) != {"Format"} or not isinstance(fields, dict) or "bits" not in fields:
+    if len(x) != 1 or not all(isinstance(fields, dict) for fields in x.values()):
         raise CorruptStream(f"expected a dtype or a format, got {ascii(x)[:60]}")
-    if set(fields) - set(Format._fields):
+    ((name, fields),) = x.items()
+    cls: Any = _listed(name, STATICS, "format")
+    if set(fields) - set(cls._fields):
         raise UnsupportedInput(
-            f"expected a format of {', '.join(Format._fields)}, got {ascii(sorted(fields))[:80]}; "
+            f"expected a {name} of {', '.join(cls._fields)}, got {ascii(sorted(fields))[:80]}; "
             "install the jaxcomp that wrote the file"
         )
-    format = Format(**{k: from_static(v) for k, v in fields.items()})
-    if type(format.bits) is not int or type(format.tile) is not int:
+    if set(cls._fields) - set(fields) - set(cls._field_defaults):
+        raise CorruptStream(f"expected the fields of {name}, got {ascii(sorted(fields))[:80]}")
+    made = cls(**{k: from_static(v) for k, v in fields.items()})
+    if isinstance(made, Format) and not all(type(n) is int for n in (made.bits, made.tile)):
         raise CorruptStream(f"expected whole bits and tile, got {ascii(fields)[:60]}")
-    return format
+    return made
 
 
 def dtype_of(name: Any) -> np.dtype:

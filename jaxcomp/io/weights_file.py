@@ -122,7 +122,7 @@ def _tree_of(file: container.Container, like: Any) -> Any:
         raise
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise CorruptStream(f"expected a tree that was saved, got another: {error}") from None
-    _check_leaves(saved)
+    check_leaves(saved)
     if like is not None:
         return fill(saved, like)
     if name := unnamed(saved):
@@ -187,17 +187,17 @@ def _arrays(rows: list[_Row], codes: dict[int, Codes], file: container.Container
         for size in row.sizes:
             planes.append(data[at : at + size])
             at += size
-        arrays.append(_on_device(read_array(row.kind, planes, row.shape, row.dtype, codes.get(i))))
+        arrays.append(on_device(read_array(row.kind, planes, row.shape, row.dtype, codes.get(i))))
     return arrays
 
 
-def _on_device(x: np.ndarray) -> Any:
+def on_device(x: np.ndarray) -> Any:
     """As jax has it, unless that would narrow it."""
     wide = x.dtype.itemsize // (2 if x.dtype.kind == "c" else 1) == 8
     return x if wide and not jax.config.jax_enable_x64 else jnp.asarray(x)
 
 
-def _check_leaves(saved: Any) -> None:
+def check_leaves(saved: Any) -> None:
     """CorruptStream for a compressed leaf whose parts make no weight."""
     seen = set()
     for path, leaf in flat(saved):
@@ -207,12 +207,13 @@ def _check_leaves(saved: Any) -> None:
             continue
         seen.add(kind)
         try:
-            shape = jax.eval_shape(lambda leaf: leaf.dense(), leaf).shape
+            made = jax.eval_shape(lambda leaf: leaf.dense(), leaf).shape
+            right = made == leaf.shape
         except Exception as error:  # whatever arithmetic on nonsense raises
             raise CorruptStream(
                 f"expected the parts of a weight in {ascii(path)[:60]}, got others: {error}"
             ) from None
-        if shape != leaf.shape:
+        if not right:
             raise CorruptStream(
-                f"expected a weight {leaf.shape} in {ascii(path)[:60]}, got one {shape}"
+                f"expected a weight {leaf.shape} in {ascii(path)[:60]}, got one {made}"
             )

@@ -1,6 +1,8 @@
 """Nodes: any tree to JSON and back, and nothing in a file that names what is run."""
 
+import importlib
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
+import jaxcomp.formats as formats
 from jaxcomp.formats import INT4_G32, TERNARY, UINT4_G32, quantize
 from jaxcomp.formats.leaf import Leaf, leaf_class
 from jaxcomp.formats.sum import Sum
@@ -95,6 +98,14 @@ def test_what_has_no_node_is_named():
         Writer().node(deep)
 
 
+def test_every_leaf_of_the_package_is_listed():
+    for file in Path(formats.__file__).parent.glob("*.py"):
+        module = importlib.import_module(f"jaxcomp.formats.{file.stem}")
+        for name, cls in vars(module).items():
+            if isinstance(cls, type) and issubclass(cls, Leaf) and cls is not Leaf:
+                assert LEAVES.get(name), f"{name} of {file.name} is missing in LEAVES of tree_nodes"
+
+
 def test_every_listed_class_is_a_leaf():
     for name in LEAVES:
         node = ["leaf", name, {}, {}]
@@ -129,17 +140,22 @@ def test_unknown_classes_formats_and_dtypes_are_of_another_version():
     for node in (["leaf", "Future", {}, {}], ["leaf", "os.system", {}, {}], ["leaf", 3, {}, {}]):
         with pytest.raises(jc.UnsupportedInput, match="install the jaxcomp"):
             Reader([]).value(node)
-    with pytest.raises(jc.UnsupportedInput, match="expected a format of"):
+    with pytest.raises(jc.UnsupportedInput, match="expected a Format of bits"):
         from_static({"Format": {"bits": 4, "colour": 1}})
     with pytest.raises(jc.UnsupportedInput, match="expected a dtype among"):
         from_static({"dtype": "object"})
+    with pytest.raises(jc.UnsupportedInput, match="a format among Format, Rule"):
+        from_static({"Popen": {}})
     for bad in ({}, {"Format": 3}, {"Format": {"group": 3}}, {"Format": {"bits": "x"}}):
         with pytest.raises(jc.CorruptStream):
             from_static(bad)
 
 
 def test_formats_are_kept_whole():
-    for format in (INT4_G32, TERNARY, INT4_G32._replace(scale=UINT4_G32, zero="float16")):
+    every = [getattr(formats, name) for name in dir(formats)]
+    every = [x for x in every if isinstance(x, formats.Format)]
+    assert len(every) > 20
+    for format in (*every, INT4_G32._replace(scale=UINT4_G32, zero="float16")):
         assert from_static(json.loads(json.dumps(to_static(format, "x")))) == format
     with pytest.raises(jc.UnsupportedInput, match=r"in QTensor\.format, got set"):
         to_static({1}, "QTensor.format")

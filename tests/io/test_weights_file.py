@@ -14,9 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxcomp as jc
+from jaxcomp import formats
 from jaxcomp.coding import container
-from jaxcomp.formats import INT4_G32, INT8, TERNARY, UINT3_G32, Format, quantize
+from jaxcomp.formats import INT4_G32, INT8, UINT3_G32, Format, quantize
+from jaxcomp.formats.codebook import codebook
+from jaxcomp.formats.latent import Rule, latent
+from jaxcomp.formats.low_rank import low_rank
 from jaxcomp.formats.qtensor import from_codes
+from jaxcomp.formats.selected import selected
+from jaxcomp.formats.sparse_nm import sparse_nm
+from jaxcomp.formats.sparse_rows import sparse_rows
+from jaxcomp.formats.sum import Sum
+from jaxcomp.formats.transformed import Transformed
+from jaxcomp.io.tree_nodes import LEAVES
 from jaxcomp.io.weights_file import tree_of, weights_bytes
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tree_v1.jxc"
@@ -83,15 +93,8 @@ def test_size_is_nbytes_within_one_percent_where_codes_are_random(tmp_path, form
 
 
 def test_real_weights_take_less_and_compute_the_same(tmp_path):
-    kernels = [jnp.asarray(RNG.normal(size=(128, 128)) / 11, jnp.float32) for _ in range(3)]
-    params = {"layers": [*kernels[:2], kernels[2].astype(jnp.bfloat16)]}
-    formats = {"layers/0": INT4_G32, "layers/1": TERNARY}
-    small = jc.weights.compress(
-        params,
-        lambda path, _: jc.weights.rtn(formats[path]),
-        axes=-2,
-        where=lambda path, _: path in formats,
-    )
+    kernels = [jnp.asarray(RNG.normal(size=(128, 128)) / 11, jnp.float32) for _ in range(2)]
+    small = {"layers": [quantize(kernels[0], INT4_G32), kernels[1].astype(jnp.bfloat16)]}
     size = jc.io.save_weights(tmp_path / "w.jxc", small)
     assert size < 0.9 * jc.tree.nbytes(small)
     back = jc.io.load_weights(tmp_path / "w.jxc")
@@ -114,6 +117,28 @@ def test_stacked_and_convolution_leaves_and_a_template():
         tree_of(data)
     with pytest.raises(jc.UnsupportedInput, match="they differ in stack"):
         tree_of(data, like={"conv": 0, "opt": state})
+
+
+def test_every_kind_of_leaf_comes_back():
+    w = jnp.asarray(RNG.normal(size=(16, 64)), jnp.float32)
+    four = quantize(w, formats.INT4_G32, -1)
+    codes, table = jnp.asarray(RNG.integers(0, 8, (16, 32))), jnp.asarray(RNG.normal(size=(8, 2)))
+    rule = Rule(-7, 7, 0.01)
+    leaves = [
+        *(quantize(w, f, -1) for f in (formats.NF4_DOUBLE, formats.NVFP4, formats.MXFP8)),
+        codebook(codes, table.astype(jnp.float32), size=64),
+        sparse_nm(w, 2, 4, values=formats.INT4),
+        sparse_rows(jnp.where(w > 1, w, 0)),
+        low_rank(w[:, :3], w[:3], factors=formats.INT8),
+        selected(four, jnp.arange(64), 100),
+        latent(w, four.format, rule, jnp.ones((16, 2)), jnp.float32),
+        Transformed(four, signs=jnp.ones((1, 8), jnp.uint8), rotate=True, activation="int8"),
+        Sum((four, low_rank(w[:, :3], w[:3]))),
+    ]
+    assert {type(leaf).__name__ for leaf in leaves} >= set(LEAVES) - {"GridChoice", "OutlierVictim"}
+    back = tree_of(weights_bytes(leaves))
+    assert_same(back, leaves)
+    assert [str(leaf.describe()) for leaf in back] == [leaf.describe() for leaf in leaves]
 
 
 SMALL = weights_bytes({"w": golden_tree()["layers"][0]["kernel"], "b": np.arange(5)})
