@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.gptq import gptq as gptq
     from jaxcomp.weights.hadamard import hadamard as hadamard
     from jaxcomp.weights.hqq import hqq as hqq
+    from jaxcomp.weights.llm_fp4 import llm_fp4 as llm_fp4
     from jaxcomp.weights.lorc import lorc as lorc
     from jaxcomp.weights.lsq import lsq as lsq
     from jaxcomp.weights.paretoq import paretoq as paretoq
@@ -58,6 +59,7 @@ load_on_use(
         "gptq": ("gptq",),
         "hadamard": ("hadamard",),
         "hqq": ("hqq",),
+        "llm_fp4": ("llm_fp4",),
         "lorc": ("lorc",),
         "lsq": ("lsq",),
         "paretoq": ("paretoq",),
