@@ -59,7 +59,10 @@ def _handed_on(jaxpr: Any, carry: list[Any], before: int) -> list[bool]:
 
 def _scan(equation, values, handler: Handler):
     params = equation.params
-    fixed, carried = params["num_consts"], params["num_carry"]
+    if "ft_in" in params:  # jax 0.12: (what the body closes over, carry, xs)
+        fixed, carried, _ = map(len, params["ft_in"].unpack())
+    else:
+        fixed, carried = params["num_consts"], params["num_carry"]
     consts, carry, xs = values[:fixed], values[fixed : fixed + carried], values[fixed + carried :]
     same = _handed_on(params["jaxpr"], carry, fixed)
     kept = [v if still else None for v, still in zip(carry, same, strict=True)]

@@ -35,17 +35,18 @@ def find(view: View, indices: jax.Array, equation: Any) -> _Lookup | str:
     """The lookup that a gather is, or why it is none."""
     numbers = equation.params["dimension_numbers"]
     sizes = equation.params["slice_sizes"]
-    along, paired = numbers.start_index_map, numbers.operand_batching_dims
-    if tuple(sorted((*along, *paired))) != tuple(
-        sorted((*numbers.collapsed_slice_dims, *paired))
-    ) or any(sizes[i] != 1 for i in along):
-        return "it is not a lookup of rows"
-    others = [i for i in range(len(sizes)) if i not in (*along, *paired)]
-    if any(sizes[i] != view.shape[i] for i in others):
+    paired, gone = numbers.operand_batching_dims, numbers.collapsed_slice_dims
+    # What is taken whole can begin nowhere else; `_inside` minds those that must not.
+    chosen = [(k, i) for k, i in enumerate(numbers.start_index_map) if sizes[i] != view.shape[i]]
+    along = [i for _, i in chosen]
+    if any(sizes[i] != 1 for i in along) or any(
+        size != view.shape[i] for i, size in enumerate(sizes) if i not in (*along, *paired)
+    ):
         return "it is not a lookup of whole rows"
+    indices = indices[..., [k for k, _ in chosen]] if chosen else indices[..., :0]
     for own, theirs in zip(paired, numbers.start_indices_batching_dims, strict=True):
         mine = lax.broadcasted_iota(indices.dtype, (*indices.shape[:-1], 1), theirs)
-        indices, along = jnp.concatenate([indices, mine], -1), (*along, own)
+        indices, along = jnp.concatenate([indices, mine], -1), [*along, own]
     view = all_apart(view, along)
     leaf = view.source.array
     axes, order = [], []
@@ -59,14 +60,15 @@ def find(view: View, indices: jax.Array, equation: Any) -> _Lookup | str:
             return f"it looks up along an axis that is packed, {leaf.layout.axes}"
         axes.append(atom.axis)
         order.append(k)
-    indices = indices[..., jnp.asarray(order, jnp.int32)] if order else indices[..., :0]
+    indices = indices[..., order] if order else indices[..., :0]
 
     def moved(atom: Atom) -> Atom:
         shift = 0 if atom.axis is None else sum(axis > atom.axis for axis in axes)
         return atom if atom.axis is None else atom._replace(axis=atom.axis + shift)
 
     first = batch_first(leaf, tuple(axes))
-    kept = tuple(tuple(moved(atom) for atom in view.axes[i]) for i in others)
+    others = [i for i in range(len(sizes)) if i not in (*gone, *paired)]
+    kept = tuple(() if i in along else tuple(map(moved, view.axes[i])) for i in others)
     return _Lookup(first, indices, dataclasses.replace(view, axes=kept))
 
 
@@ -80,7 +82,7 @@ def one(view: View, indices: jax.Array, equation: Any) -> View | None:
     if indices.ndim != 1 or (fills and fill is not None and not math.isnan(fill)):
         return None
     found = find(view, indices, equation)
-    if isinstance(found, str) or len(params["slice_sizes"]) == len(found.rest.axes):
+    if isinstance(found, str):
         return None
     leaf = jax.tree.map(_taker(found, found.leaf.shape), found.leaf)
     if fills:
@@ -142,8 +144,9 @@ def rows(view: View, indices: jax.Array, equation: Any) -> jax.Array:
 
 def _inside(view: View, indices: jax.Array, equation: Any) -> jax.Array:
     along = equation.params["dimension_numbers"].start_index_map
-    limits = jnp.asarray([view.shape[i] for i in along], indices.dtype)
-    return ((indices >= 0) & (indices < limits)).all(-1)
+    sizes = equation.params["slice_sizes"]
+    limits = jnp.asarray([view.shape[i] - sizes[i] for i in along], indices.dtype)
+    return ((indices >= 0) & (indices <= limits)).all(-1)
 
 
 def _filled(result: jax.Array, view: View, indices: jax.Array, equation: Any) -> jax.Array:

@@ -178,11 +178,13 @@ def _each_part(view, equation):
 
 
 LAYOUT = {
-    "transpose": _layout(lambda v, e: views.transpose(v, e.params["permutation"])),
+    "transpose": _layout(lambda v, e: views.transpose(v, tuple(map(int, e.params["permutation"])))),
     "reshape": _layout(_reshape),
-    "squeeze": _layout(lambda v, e: views.squeeze(v, e.params["dimensions"])),
+    "squeeze": _layout(lambda v, e: views.squeeze(v, tuple(map(int, e.params["dimensions"])))),
     "broadcast_in_dim": _layout(
-        lambda v, e: views.broadcast(v, e.params["shape"], e.params["broadcast_dimensions"])
+        lambda v, e: views.broadcast(
+            v, e.outvars[0].aval.shape, tuple(map(int, e.params["broadcast_dimensions"]))
+        )
     ),
     "convert_element_type": _layout(lambda v, e: views.convert(v, e.params["new_dtype"])),
     "slice": _layout(_slice),

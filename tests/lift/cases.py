@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxcomp as jc
 from jaxcomp.formats.layout import layout, merged_axis, unmerge
-from jaxcomp.formats.leaf import Leaf, leaf_class, map_leading, static
+from jaxcomp.formats.leaf import Leaf, is_leaf, leaf_class, map_leading, static
 
 QUICK = {"xla_backend_optimization_level": 0}  # each program runs once
 
@@ -63,7 +63,7 @@ def normal(*shape, dtype=jnp.float32, seed=0):
 
 def dense(tree):
     """The tree with dense arrays in place of compressed leaves."""
-    return jax.tree.map(jc.formats.leaf.dense, tree, is_leaf=jc.formats.leaf.is_leaf)
+    return jax.tree.map(lambda x: x.dense() if is_leaf(x) else x, tree, is_leaf=is_leaf)
 
 
 def rows(fn, *args, **kwargs):

@@ -24,6 +24,7 @@ LOOKUPS = {
     "the same for each": ((5, 8), lambda w, t: jax.vmap(lambda t: w[t])(t)),
     "tables in the middle": ((5, 2, 8), lambda w, t: jax.vmap(lambda w, t: w[t], (1, 0))(w, t)),
     "heads": ((5, 8), lambda w, t: w.reshape(5, 2, 4)[t]),
+    "slices": ((5, 8), lambda w, t: jax.vmap(lambda i: lax.dynamic_slice(w, (i, 3), (1, 8)))(t[0])),
     "a part of an axis": ((15, 8), lambda w, t: w.reshape(3, 5, 8)[:, t]),
     "one entry": ((1, 8), lambda w, t: w[t * 0]),
 }
