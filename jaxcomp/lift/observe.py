@@ -71,7 +71,8 @@ def observe(
     """{path: Observation} of the weights in params, over fn(params, *batch) for each batch.
 
     batches    any iterable; a tuple is several arguments. One compiled step per shape of a batch.
-               Batches may be sharded over devices: statistics are those of the whole batch.
+               Batches may be sharded over devices: statistics are those of the whole batch. Inside
+               shard_map every row counts on each device that multiplies it, and weights are whole.
     where      (path, leaf) -> bool: which weights are watched; by default every float array of
                params that something multiplies
     statistic  what is gathered: second_moment, mean_magnitude, max_magnitude, both(...) of them, or
@@ -268,7 +269,7 @@ class _Watcher:
                     lambda s, n: lax.dynamic_update_slice_in_dim(s, n, at[axis], 0), state, new
                 )
 
-            return update(state, vectors(x), leading, list(batch))
+            return update(state, _gathered(vectors(x), one), leading, list(batch))
 
         mesh = jax.typeof(x).sharding.mesh
         if any(kind == AxisType.Explicit for kind in mesh.axis_types):
@@ -322,3 +323,23 @@ class _Watcher:
     def materialise(self, view, operation, why):
         self._use(view, operation)
         return view.dense()
+
+
+def _gathered(vectors: Any, one: Any) -> Any:
+    """Rows of all devices where a function runs on each by itself, inside shard_map."""
+    names = [jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(vectors)]
+    names = tuple(sorted(frozenset().union(*names)))
+    if not names:
+        return vectors
+    if one is not None:
+        raise UnsupportedInput(
+            "expected a ragged product of whole arrays, got one inside shard_map; observe the "
+            "function without shard_map, or pass statistic=None"
+        )
+    # Every device adds its own rows, in their place among zeros: a sum is known to be the same
+    # everywhere, as the state has to be.
+    count = math.prod(lax.axis_size(name) for name in names)
+    place = lax.axis_index(names)
+    rows = jnp.where(jnp.arange(count)[:, None, None] == place, vectors[..., None, :, :], 0)
+    rows = lax.psum(rows, names)  # [*batch, devices, rows, in]
+    return rows.reshape(*rows.shape[:-3], -1, rows.shape[-1])

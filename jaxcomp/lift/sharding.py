@@ -33,33 +33,53 @@ def shard_map(equation: Any, values: list[Any], handler: Handler) -> list[Any]:
     for value, spec in zip(values, specs, strict=True):
         found = _cut(value, spec, mesh.shape) if isinstance(value, View) else None
         if isinstance(value, View) and value.source.path in handler.state:
-            raise UnsupportedInput(
-                f"expected to watch {value.source.path} on whole arrays, got it inside shard_map; "
-                "observe the function without shard_map, or pass statistic=None"
-            )
+            _check_watched(value, found, params["check_vma"])
         if isinstance(found, str):
             value, found = dense(value, handler, "shard_map", found), None
         plans.append(found)
         arrays.append(value if found is None else jax.tree.leaves(value.source.array))
         array_specs.append(spec if found is None else found.specs)
 
-    def body(*arrays):
+    def body(state, *arrays):
+        handler.state = state
         inside = [
             array if plan is None else plan.local(array)
             for plan, array in zip(plans, arrays, strict=True)
         ]
         out = evaluate(params["jaxpr"], (), inside, handler)
-        return [dense(v, handler, "shard_map", "it is returned") for v in out]
+        return handler.state, [dense(v, handler, "shard_map", "it is returned") for v in out]
 
+    everywhere = jax.tree.map(lambda _: PartitionSpec(), handler.state)
     call = jax.shard_map(
         body,
         mesh=mesh,
-        in_specs=tuple(array_specs),
-        out_specs=list(params["out_specs"]),
+        in_specs=(everywhere, *array_specs),
+        out_specs=(everywhere, list(params["out_specs"])),
         axis_names=set(params["newly_manual_axes"]),
         check_vma=params["check_vma"],
     )
-    return call(*arrays)
+    handler.state, out = call(handler.state, *arrays)
+    return out
+
+
+def _check_watched(view: View, found: Any, checked: bool) -> None:
+    """UnsupportedInput where what multiplies a weight is not known to be counted right.
+
+    Rows of all devices are gathered before they are counted. That needs values of which shard_map
+    knows where they differ, and a weight that is whole everywhere: what multiplies the parts of one
+    is either the same on every device or not, and nothing says which.
+    """
+    if not checked:
+        why = "inside shard_map(check_vma=False)"
+    elif not isinstance(found, _Cut) or any(found.specs[0]):
+        why = "cut into parts by shard_map"
+    else:
+        return
+    path = view.source.path
+    raise UnsupportedInput(
+        f"expected to watch {path} on whole arrays, got it {why}; observe the function without "
+        "shard_map, or pass statistic=None"
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

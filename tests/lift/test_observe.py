@@ -365,3 +365,35 @@ def test_compressed_leaves_run_as_their_dense_weights():
 def test_what_cannot_be_observed_is_refused(fn, batches, where, says):
     with pytest.raises(jc.UnsupportedInput, match=says):
         jc.observe(fn, PARAMS, batches, where=where)
+
+
+@pytest.mark.parametrize("layout", ["rows", "replicated", "stacked"])
+def test_rows_of_all_devices_count_inside_shard_map(layout):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    x = _normal(16, 2, 8)
+    rows = {"rows": PartitionSpec("data"), "stacked": PartitionSpec(("data", "model"))}
+    rows = rows.get(layout, PartitionSpec())
+    w = STACK if layout == "stacked" else _normal(8, 6)
+
+    def each(w, x):
+        return _scan(w, x) if layout == "stacked" else x @ w
+
+    fn = jax.shard_map(each, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows)
+    seen = jc.observe(fn, w, [x, x])[""]
+    alone = jc.observe(each, w, [x, x])[""]
+    chex.assert_trees_all_close(seen.state, alone.state, rtol=1e-4, atol=1e-4)
+    assert seen[1:4] == alone[1:4]
+
+
+def test_what_a_device_does_not_know_is_refused_and_never_wrong():
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
+
+    def summed(w, x):
+        return lax.psum(x @ w, "model")
+
+    specs = PartitionSpec("model"), PartitionSpec(None, "model")
+    for options in ({}, {"check_vma": False}):
+        fn = jax.shard_map(summed, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), **options)
+        with pytest.raises(jc.UnsupportedInput, match="observe the function without shard_map"):
+            jc.observe(fn, PARAMS["b"], [_normal(6, 16)])
+        assert jc.observe(fn, PARAMS["b"], [_normal(6, 16)], statistic=None)[""].packed == (-2,)

@@ -123,8 +123,8 @@ def test_sharded_leaves_stay_so_under_jit(spec):
     assert w.codes.is_deleted() and not kept.codes.is_deleted()
 
 
-def test_observing_inside_shard_map_is_refused_with_statistics_only():
-    specs = {"in_specs": (P(), P("data")), "out_specs": P("data")}
+def test_observing_parts_of_a_weight_is_refused_with_statistics_only():
+    specs = {"in_specs": (P(None, "model"), P("data")), "out_specs": P("data", "model")}
     fn = jax.shard_map(lambda w, x: x @ w, mesh=MESH, **specs)
     with pytest.raises(jc.UnsupportedInput, match="without shard_map"):
         jc.observe(lambda p, x: fn(p["w"], x), {"w": normal(64, 32)}, [X])
