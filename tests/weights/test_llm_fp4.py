@@ -58,7 +58,7 @@ def test_less_error_than_integers_and_microscaling_of_as_many_bytes(kind):
     assert error(row, w) < {"normal": 1.03, "heavy": 0.65}[kind] * error(clipped, w)
     if kind == "heavy":
         assert set(np.unique(np.asarray(row.choices))) >= {0, 1}
-        assert error(row, w) < 0.85 * error(made(w, llm_fp4(mantissas=(1,))), w)
+        assert error(row, w) < 0.95 * error(made(w, llm_fp4(mantissas=(1,))), w)
 
 
 def test_weights_on_the_grid_come_back_exactly():
