@@ -8,6 +8,7 @@ refused, since tiles divide axes. Qwix itself is needed by to_qwix only. Its qwi
 in the dtype of the scales: array.astype(float32) first, for our dense().
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -33,34 +34,49 @@ def to_qwix(leaf: QTensor, make: Callable[..., Any] | None = None) -> Any:
     UnsupportedInput for what Qwix does not have: other tables, ternary, groups that do not divide
     the last packed axis, real zeros.
     """
+    qtype, dtype = _types(leaf)
+    make = _qarray() if make is None else make
+    qvalue, scale, zero_point = _arrays(leaf, dtype)
+    return make(qvalue=qvalue, scale=scale, zero_point=zero_point, qtype=qtype)
+
+
+def _types(leaf: QTensor) -> tuple[Any, Any]:
+    """(what Qwix calls the values, the dtype it keeps them in)."""
     format = leaf.format
-    codes = unpacked(leaf.codes, format, merged_axis(leaf.packed))
-    size = math.prod(size for _, size in leaf.packed)
-    codes = unmerge(
-        jax.lax.slice_in_dim(codes, 0, size, axis=merged_axis(leaf.packed)), leaf.packed
-    )
+    if format.table is None and format.bits in (2, 3, 4, 8) and format.zero in (None, "uint8"):
+        if format.zero is None and format.offset != _middle(format):
+            raise _refused(leaf, f"offset {_middle(format)}")
+        dtype = jnp.dtype(jnp.int8 if format.bits == 8 else jnp.int4)
+        return NARROW.get(format.bits, dtype), dtype
+    if format.zero is None and format.offset == 0 and format.table in FLOATS:
+        return jnp.dtype(format.table), jnp.dtype(format.table)
+    if format.zero is None and format.offset == 0 and format.table == NORMAL_QUANTILES:
+        return "nf4", jnp.dtype(jnp.uint4)
+    raise _refused(leaf, "int2, int3, int4, int8, nf4 or a float of 8 bits")
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _arrays(leaf: QTensor, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """(qvalue, scale, zero_point)."""
+    format, axis = leaf.format, merged_axis(leaf.packed)
+    codes = unpacked(leaf.codes, format, axis)
+    codes = jax.lax.slice_in_dim(codes, 0, leaf.layout.size_in, axis=codes.ndim + axis)
+    codes = unmerge(codes, leaf.packed)
     scales, zeros = read(leaf.scales, leaf.zeros, format)
     if isinstance(format.scale, str) and format.scale != "e8m0":
         scales = leaf.scales
     spread = _spread(leaf)
-    middle = 1 << (format.bits - 1) if format.bits else 0
-    if format.table is None and format.bits in (2, 3, 4, 8) and format.zero in (None, "uint8"):
-        if zeros is None and format.offset != middle:
-            raise _refused(leaf, f"offset {middle}")
-        dtype = jnp.int8 if format.bits == 8 else jnp.int4
-        qvalue = (codes - middle).astype(dtype)
-        zeros = None if zeros is None else (zeros - middle).astype(dtype)
-        qtype: Any = NARROW.get(format.bits, dtype)
-    elif format.zero is None and format.offset == 0 and format.table in FLOATS:
-        qtype = jnp.dtype(format.table)
-        qvalue = jax.lax.bitcast_convert_type(codes.astype(jnp.uint8), qtype)
-    elif format.zero is None and format.offset == 0 and format.table == NORMAL_QUANTILES:
-        qvalue, qtype = codes.astype(jnp.uint4), "nf4"
-    else:
-        raise _refused(leaf, "int2, int3, int4, int8, nf4 or a float of 8 bits")
-    make = _qarray() if make is None else make
-    zeros = None if zeros is None else spread(zeros)
-    return make(qvalue=qvalue, scale=spread(scales), zero_point=zeros, qtype=qtype)
+    if format.table in FLOATS:
+        codes = jax.lax.bitcast_convert_type(codes.astype(jnp.uint8), dtype)
+    elif format.table is None:
+        codes = codes - _middle(format)
+    zeros = None if zeros is None else spread((zeros - _middle(format)).astype(dtype))
+    return codes.astype(dtype), spread(scales), zeros
+
+
+def _middle(format: Format) -> int:
+    """The code of the integer 0 of Qwix."""
+    return 1 << (format.bits - 1)
 
 
 def from_qwix(
@@ -81,9 +97,16 @@ def from_qwix(
                 f"expected axes= for a scale {scale.shape} of a weight {qvalue.shape}, got none; "
                 "name what products sum over, -2 for a kernel [in, out]"
             )
-    zero = None if zero is None else jnp.broadcast_to(zero, scale.shape)
     place = layout(qvalue.shape, axes)
-    format, codes = _codes(array)
+    return _leaf(qvalue, scale, zero, _format(array), place, jnp.dtype(dtype or scale.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _leaf(qvalue, scale, zero, format, place, dtype):
+    zero = None if zero is None else jnp.broadcast_to(zero, scale.shape)
+    if format.table in FLOATS:
+        qvalue = jax.lax.bitcast_convert_type(qvalue, jnp.uint8)
+    codes = qvalue.astype(jnp.int32) + format.offset
     matrix, _ = to_matrix(codes, place.axes)
     parts = [None if x is None else _groups(x, place) for x in (scale, zero)]
     groups = parts[0].shape[1]
@@ -91,30 +114,26 @@ def from_qwix(
     format = format._replace(group=group, scale=scale.dtype.name)
     scales, zeros = parts
     if zeros is not None:
-        middle = 1 << (format.bits - 1)
-        zeros = (zeros.astype(jnp.int32) + middle).astype(jnp.uint8)
+        zeros = (zeros.astype(jnp.int32) + format.offset).astype(jnp.uint8)
         format = format._replace(zero="uint8", offset=0)
-    leaf = from_codes(matrix, scales, zeros, format, size=place.size_in, dtype=dtype or scale.dtype)
+    leaf = from_codes(matrix, scales, zeros, format, size=place.size_in, dtype=dtype)
     return leaf.placed(place)
 
 
-def _codes(array: Any) -> tuple[Format, jax.Array]:
-    """(the format but for its groups, codes from 0 on)."""
-    qvalue, qtype = array.qvalue, array.qtype
-    name = qtype if isinstance(qtype, str) else jnp.dtype(qtype).name
+def _format(array: Any) -> Format:
+    """The format but for its groups; its offset is what qvalue lacks to be a code."""
+    name = array.qtype if isinstance(array.qtype, str) else jnp.dtype(array.qtype).name
     if name == "nf4":
-        return NF4, qvalue.astype(jnp.int32)
+        return NF4
     if name in FLOATS:
-        codes = jax.lax.bitcast_convert_type(qvalue, jnp.uint8).astype(jnp.int32)
-        return FLOATS[name], codes
+        return FLOATS[name]
     bits = {"int2": 2, "int3": 3, "int4": 4, "int8": 8}.get(name)
     if bits is None:
         raise UnsupportedInput(
             f"expected int2, int3, int4, int8, nf4 or {' or '.join(FLOATS)}, got {name}; quantize "
             "the dense weight instead"
         )
-    middle = 1 << (bits - 1)
-    return Format(bits, offset=middle), qvalue.astype(jnp.int32) + middle
+    return Format(bits, offset=1 << (bits - 1))
 
 
 def _groups(part: jax.Array, place: Any) -> jax.Array:
