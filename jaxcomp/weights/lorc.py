@@ -43,14 +43,13 @@ def check_rank(rank: int) -> None:
 
 def corrected(inner: Leaf, w: jax.Array, moment: Any, rank: int, factors: Any) -> Sum:
     """inner, a leaf of the matrix w, plus what is missing at a rank of at most `rank`."""
-    rank = min(rank, *w.shape)
-    low = _correction(inner, w, moment, rank)
-    return Sum((inner, low_rank(*low, factors=factors, dtype=inner.dtype)))
+    return Sum((inner, _correction(inner, w, moment, min(rank, *w.shape), factors)))
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _correction(inner, w, moment, rank):
-    return thin(w.astype(jnp.float32) - inner.dense().astype(jnp.float32), moment, rank)
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _correction(inner, w, moment, rank, factors):
+    low = thin(w.astype(jnp.float32) - inner.dense().astype(jnp.float32), moment, rank)
+    return low_rank(*low, factors=factors, dtype=inner.dtype)
 
 
 def thin(

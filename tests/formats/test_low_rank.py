@@ -27,6 +27,11 @@ def factors(shape, axes, seed=0):
     return jnp.asarray(outer), jnp.asarray(inner), place
 
 
+@jax.jit
+def rounded(outer, inner):
+    return low_rank(outer, inner, factors=jc.formats.INT8)
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_is_the_product_of_its_factors(name):
     outer, inner, place = factors(*LAYOUTS[name])
@@ -61,7 +66,7 @@ def test_stacked_matrices_are_sliced_and_multiplied_one_by_one():
 
 def test_rounded_factors_are_smaller_and_near():
     outer, inner, place = factors((12, 10), (-2,))
-    leaf = low_rank(outer, inner, factors=jc.formats.INT8).placed(place)
+    leaf = rounded(outer, inner).placed(place)
     assert leaf.nbytes == RANK * (10 + 12) + 2 * (10 + RANK)  # codes, bfloat16 scales
     dense = leaf.dense().T
     assert 0 < jnp.abs(dense - outer @ inner).max() < 0.02 * jnp.abs(outer @ inner).max()
@@ -70,7 +75,7 @@ def test_rounded_factors_are_smaller_and_near():
 
 def test_factors_that_are_leaves_follow_a_move_of_axes():
     outer, inner, place = factors((5, 12, 2), (-2,))
-    leaf = low_rank(outer, inner, factors=jc.formats.INT8).placed(place)
+    leaf = rounded(outer, inner).placed(place)
     parts = jax.tree.map(lambda part: jnp.moveaxis(part, -1, 0), leaf)  # as batching over -1 does
     moved = repacked(parts, lambda axis: axis + 1)
     np.testing.assert_array_equal(moved.dense(), jnp.moveaxis(leaf.dense(), -1, 0))
