@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 import jaxcomp as jc
 
@@ -18,6 +19,13 @@ def test_a_compressed_leaf_is_one_leaf_with_one_path():
         lambda path, leaf: leaf.shape, TREE, lambda path, leaf: path.startswith("a")
     )
     assert found["a"] == {"kernel": (32, 8), "bias": (8,)} and found["n"] is TREE["n"]
+
+
+def test_a_leaf_inside_a_variable_of_flax_has_the_path_that_its_array_had():
+    state = {"kernel": nnx.Param(W)}
+    small = jc.weights.compress(state, jc.weights.rtn(FORMAT), axes=-2)
+    ((before, _),), ((after, leaf),) = jc.tree.leaves(state), jc.tree.leaves(small)
+    assert before == after and isinstance(leaf, jc.formats.QTensor)
 
 
 def test_sizes_count_codes_and_scales():
