@@ -72,7 +72,8 @@ def spqr(
         apart = round(outliers * matrix.shape[1])
         known = factor(statistics["moment"], damping, format, order=order, block=block)
         dtype = jnp.dtype(w.dtype)
-        grid, spare = _solve(matrix, known, format, apart, order, block, dtype)
+        chosen = _chosen(matrix, known, format, apart)
+        grid, spare = _solve(matrix, known, *chosen, format, order, block, dtype)
         note(Record(matrix.shape, known.damping, damping), report)
         if not apart:
             return grid.placed(place)
@@ -84,21 +85,27 @@ def spqr(
     return Transform(compress, second_moment, "spqr")
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
-def _solve(w, known, format, count, order, block, dtype):
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _chosen(w, known, format, count):
+    """(which weights are apart, or None; scales and zeros as stored)."""
     w = w.astype(jnp.float32)
-    size = w.shape[1]
-    weight = jnp.zeros_like(known.weight).at[known.columns].set(known.weight)[None, :size]
     apart = None
     if count:
-        found = gains(grids.in_groups(w, format), grids.in_groups(weight, format)[0], format)
-        gain, places = lax.top_k(found.reshape(len(w), -1)[:, :size], count)
+        weight = jnp.zeros_like(known.weight).at[known.columns].set(known.weight)
+        weight = grids.in_groups(weight[None, : w.shape[1]], format)[0]
+        found = gains(grids.in_groups(w, format), weight, format)
+        gain, places = lax.top_k(found.reshape(len(w), -1)[:, : w.shape[1]], count)
         apart = jnp.zeros(w.shape, bool).at[jnp.arange(len(w))[:, None], places].set(gain > 0)
-    kept = grid_of(w, apart, format)
+    return apart, grid_of(w, apart, format)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _solve(w, known, apart, kept, format, order, block, dtype):
+    w = w.astype(jnp.float32)
     *codes, spare = solve(
         w, known, format, order=order, block=block, clip=False, norm=2.0, kept=kept, apart=apart
     )
-    return from_codes(*codes, format, size=size, dtype=dtype), spare
+    return from_codes(*codes, format, size=w.shape[1], dtype=dtype), spare
 
 
 def gains(
@@ -109,7 +116,8 @@ def gains(
     group = w.shape[-1]
 
     def error(w, counted):
-        _, near = grids.round_to(w, *grids.fit(w, exact), exact)
+        # Held back from fusion: XLA for CPU would fit the grid anew for every weight.
+        near = lax.optimization_barrier(grids.round_to(w, *grids.fit(w, exact), exact)[1])
         return (weight * counted * (near - w) ** 2).sum(-1)
 
     everything = error(w, jnp.ones(group))
