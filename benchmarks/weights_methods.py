@@ -136,7 +136,7 @@ def number_formats():
     named = {
         "fp8 e4m3": F.FP8_E4M3,
         "int8": F.INT8,
-        "mxfp8": F.MXFP8_E4M3,
+        "mxfp8": F.MXFP8,
         "nvfp4": F.NVFP4,
         "mxfp4": F.MXFP4,
         "nf4 g64": F.NF4,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from jaxcomp import nets as nets
     from jaxcomp import tree as tree
     from jaxcomp import weights as weights
+    from jaxcomp.lift import fake_quantize as fake_quantize
     from jaxcomp.lift import lift as lift
     from jaxcomp.lift import observe as observe
 
@@ -54,7 +55,7 @@ load_on_use(
         "formats": (),
         "io": (),
         "kernels": (),
-        "lift": ("lift", "observe"),
+        "lift": ("fake_quantize", "lift", "observe"),
         "measures": (),
         "nets": (),
         "tree": (),

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Folders whose public names are methods, each with a row in the README.
-METHOD_FOLDERS = ("coding", "codecs", "entropy", "measures", "nets", "weights")
+METHOD_FOLDERS = ("coding", "codecs", "entropy", "formats", "measures", "nets", "weights")
 LONGEST_FILE = 400
 
 
