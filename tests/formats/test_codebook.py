@@ -8,7 +8,7 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.layout import layout
-from tests.checks import check_leaf
+from tests.checks import check_leaf, check_lift
 
 F = jc.formats
 rng = np.random.default_rng(0)
@@ -64,3 +64,22 @@ def test_what_does_not_fit_is_named():
         F.codebook(jnp.zeros((3, 7), jnp.int32), jnp.zeros((16, 4)), size=32)
     with pytest.raises(UnsupportedInput, match="at most 65536 levels"):
         F.codebook(jnp.zeros((3, 8), jnp.int32), jnp.zeros((65537, 4)), size=32)
+
+
+def test_lifted_functions_scan_look_up_and_multiply_codebooks():
+    params = {"table": case(16, 4, 1, 1, 1)[0]}
+    stack = [case(16, 2, 1, 1, 0)[0] for _ in range(3)]
+    stack = [leaf.placed(layout((SIZE, OUT), (-2,))) for leaf in stack]
+    params["layers"] = jax.tree.map(lambda *p: jnp.stack(p), *stack)
+
+    def fn(params, tokens):
+        x = params["table"][tokens] / 100
+
+        def layer(x, w):
+            y = jnp.tanh(x @ w / 100)
+            return y @ params["table"] / 100, y
+
+        return jax.lax.scan(layer, x, params["layers"])
+
+    report = check_lift(fn, params, jnp.array([[0, 5, 2]]))
+    assert not report.materialised and len(report.rows) == 3
