@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from jaxcomp.formats.normal_float import NF4 as NF4
     from jaxcomp.formats.normal_float import NF4_DOUBLE as NF4_DOUBLE
     from jaxcomp.formats.nvfp4 import NVFP4 as NVFP4
+    from jaxcomp.formats.outlier_victim import OutlierVictim as OutlierVictim
     from jaxcomp.formats.product import dot as dot
     from jaxcomp.formats.product import take as take
     from jaxcomp.formats.qtensor import QTensor as QTensor
@@ -80,6 +81,7 @@ load_on_use(
         "microscaling": ("MXFP4", "MXFP8", "MXFP8_E5M2"),
         "normal_float": ("NF4", "NF4_DOUBLE"),
         "nvfp4": ("NVFP4",),
+        "outlier_victim": ("OutlierVictim",),
         "shardings": ("shardings",),
         "sparse_nm": ("SparseNM", "sparse_nm"),
         "sparse_rows": ("SparseRows", "sparse_rows"),

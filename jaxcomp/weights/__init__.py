@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.llm_fp4 import llm_fp4 as llm_fp4
     from jaxcomp.weights.lorc import lorc as lorc
     from jaxcomp.weights.lsq import lsq as lsq
+    from jaxcomp.weights.olive import olive as olive
     from jaxcomp.weights.paretoq import paretoq as paretoq
     from jaxcomp.weights.power import power as power
     from jaxcomp.weights.progressive import progressive as progressive
@@ -62,6 +63,7 @@ load_on_use(
         "llm_fp4": ("llm_fp4",),
         "lorc": ("lorc",),
         "lsq": ("lsq",),
+        "olive": ("olive",),
         "paretoq": ("paretoq",),
         "power": ("power",),
         "progressive": ("progressive", "to_int8"),
