@@ -12,10 +12,11 @@ import jaxcomp as jc
 from tests.weights.training_case import floats, loss_of, stats, trained
 
 INT2_G16 = jc.formats.INT2._replace(group=16)
+METHOD = jc.weights.lsq(INT2_G16)
 
 
 def test_a_trained_network_of_two_bits_is_better_than_a_rounded_one():
-    tuned, frozen = trained(jc.weights.lsq(INT2_G16))
+    tuned, frozen = trained(METHOD)
     rounded = jc.weights.compress(floats()[0], jc.weights.rtn(INT2_G16, clip=True), stats=stats())
     assert jc.tree.nbytes(frozen) == jc.tree.nbytes(rounded)
     assert loss_of(frozen) < 0.3 * loss_of(rounded)
@@ -33,13 +34,11 @@ def test_steps_start_and_gain_as_in_the_paper():
 
 
 def test_learned_steps_are_better_than_those_that_stay():
-    method = jc.weights.lsq(INT2_G16)
-
     def still(w, state, axes):  # the same grid, whose steps have no gradient
-        leaf = method.compress(w, state, axes)
+        leaf = METHOD.compress(w, state, axes)
         return replace(leaf, rule=leaf.rule._replace(gain=0.0))
 
-    _, learned = trained(method)
+    _, learned = trained(METHOD)
     _, held = trained(jc.Transform(still, None, "held"))
     assert loss_of(learned) < loss_of(held)
 

@@ -63,6 +63,7 @@ def loss_of(params):
     return float(jax.jit(lambda p: jnp.mean((apply(p, X) - TARGET) ** 2))(params))
 
 
+@functools.cache
 def trained(method, steps=150):
     """(trained latents, frozen leaves) of a method that trains."""
     latents = jc.weights.compress(floats()[0], method, stats=stats())
