@@ -113,21 +113,19 @@ def gains(
 ) -> Float[Array, "out groups group"]:
     """How much the weighted squared error of each group falls when one of its weights is apart."""
     exact = format._replace(scale="float32", zero="float32")
-    group = w.shape[-1]
+    place = jnp.arange(w.shape[-1])
 
-    def error(w, counted):
-        # Held back from fusion: XLA for CPU would fit the grid anew for every weight.
-        near = lax.optimization_barrier(grids.round_to(w, *grids.fit(w, exact), exact)[1])
-        return (weight * counted * (near - w) ** 2).sum(-1)
+    def errors(w):
+        return weight * (grids.round_to(w, *grids.fit(w, exact), exact)[1] - w) ** 2
 
-    everything = error(w, jnp.ones(group))
-
-    def without(i):
-        others = jnp.arange(group) != i
-        mean = (w * others).sum(-1, keepdims=True) / max(1, group - 1)
-        return everything - error(jnp.where(others, w, mean), others)
-
-    return jnp.moveaxis(lax.map(without, jnp.arange(group)), 0, -1)
+    alone = errors(w)  # the gain of a weight that its grid does not end at
+    gain, everything = alone, alone.sum(-1, keepdims=True)
+    for end in (w.argmin(-1, keepdims=True), w.argmax(-1, keepdims=True)):
+        others = place != end
+        mean = (w * others).sum(-1, keepdims=True) / max(1, w.shape[-1] - 1)
+        rest = (errors(jnp.where(others, w, mean)) * others).sum(-1, keepdims=True)
+        gain = jnp.where(others, gain, everything - rest)
+    return gain
 
 
 def grid_of(
