@@ -91,19 +91,15 @@ class QTensor(Leaf):
         axis = self.codes.ndim + merged_axis(self.packed)
         left, right = self.codes.shape[:axis], self.codes.shape[axis + 1 :]
         length, outputs, groups = self.codes.shape[axis], math.prod(right or left), self._groups
-        shapes = [(outputs, length), (outputs, groups)] if not right else []
-        shapes = shapes or [(length, outputs), (groups, outputs)]
         given = self._static()
-        storage = Storage(
-            given["bits"],
-            given["tile"],
-            0 if right else 1,
-            given["offset"],
-            grids.table(self.format),
-        )
-        x = jax.ShapeDtypeStruct((1, math.prod(size for _, size in self.packed)), self.dtype)
-        codes = jax.ShapeDtypeStruct(shapes[0], self.codes.dtype)
-        scales = jax.ShapeDtypeStruct(shapes[1], jnp.float32)
+        given.pop("group")
+        storage = Storage(**given, axis=0 if right else 1, table=grids.table(self.format))
+
+        def stored(size, dtype):
+            return jax.ShapeDtypeStruct((size, outputs) if right else (outputs, size), dtype)
+
+        x = jax.ShapeDtypeStruct((1, self.layout.size_in), self.dtype)
+        codes, scales = stored(length, self.codes.dtype), stored(groups, jnp.float32)
         if quant_matmul.supports(x, codes, scales, storage=storage, platform=platform):
             return "quant_matmul", ""
         return "blocked lax", f"no kernel for {self.format} on {platform}"

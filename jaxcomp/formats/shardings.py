@@ -37,7 +37,7 @@ def shardings(leaf: Leaf, spec: PartitionSpec, mesh: Mesh | None = None) -> Any:
         )
     wanted = {part_axis(leaf.packed, a): names[a] for a in leaf.layout.free}
     wanted[merged_axis(leaf.packed)] = names[axes[0]]
-    return _each(leaf, _Wanted(wanted, merged_axis(leaf.packed), mesh), True)
+    return _each(leaf, _Wanted(wanted, merged_axis(leaf.packed), mesh), True, True)
 
 
 class _Wanted(NamedTuple):
@@ -48,8 +48,11 @@ class _Wanted(NamedTuple):
     mesh: Mesh | None
 
 
-def _each(leaf: Leaf, wanted: _Wanted, along: bool) -> Any:
-    """The leaf with shardings; along: it runs along the packed axes, or its `follows` do."""
+def _each(leaf: Leaf, wanted: _Wanted, along: bool, must: bool) -> Any:
+    """The leaf with shardings.
+
+    along: it runs along the packed axes, or its `follows` do; must: the first of these has to.
+    """
     inner = [x for x in jax.tree.leaves(vars(leaf), is_leaf=is_leaf) if isinstance(x, Leaf)]
     if along and wanted.names[wanted.merged] and not leaf.follows and not inner:
         raise UnsupportedInput(
@@ -60,13 +63,13 @@ def _each(leaf: Leaf, wanted: _Wanted, along: bool) -> Any:
     def one(name, value):
         if isinstance(value, Leaf):
             whole = value.packed == leaf.packed  # a term of a sum, not the scales of codes
-            return _each(value, wanted, along and (whole or name in leaf.follows))
+            return _each(value, wanted, along and (whole or name in leaf.follows), must and whole)
         if isinstance(value, tuple):
             return tuple(one(name, x) for x in value)
         if value is None:
             return None
-        must = name in leaf.follows[:1]
-        return _sharding(value, wanted, along and name in leaf.follows, must)
+        first = name in leaf.follows[:1]
+        return _sharding(value, wanted, along and name in leaf.follows, must and first)
 
     fields = [f.name for f in dataclasses.fields(leaf) if not f.metadata.get("static")]
     return dataclasses.replace(leaf, **{name: one(name, getattr(leaf, name)) for name in fields})

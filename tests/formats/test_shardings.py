@@ -56,6 +56,9 @@ def test_scales_that_are_leaves_and_specs_without_a_mesh(mesh):
     spec = F.shardings(leaf, P("model", "data"))
     assert spec.codes == spec.scales.codes == P("model", "data")
     assert spec.scales.scales == P(None, None)
+    few = F.quantize(np.ones((96, 16), np.float32), F.NVFP4)  # 6 scales for 4 devices
+    found = F.shardings(few, P("model"), mesh)
+    assert found.codes.spec == P("model", None) and found.scales.codes.spec == P(None, None)
     placed = jax.device_put(leaf, F.shardings(leaf, P("model", "data"), mesh))
     np.testing.assert_array_equal(jax.jit(F.dense)(placed), leaf.dense())
 
