@@ -14,7 +14,7 @@ from jaxcomp.formats.qtensor import QTensor
 from tests.checks import check_leaf
 
 rng = np.random.default_rng(0)
-EVEN, WIDE, SIDED = (-3.0, -1.0, 1.0, 3.0), (-4.0, -1.0, 1.0, 4.0), (1.0, 0.25, -2.0, -0.5)
+EVEN, WIDE, SIDED = (-3.0, -1.0, 1.0, 3.0), (-4.0, 0.0, 1.0, 4.0), (1.0, 0.25, -2.0, -0.5)
 FORMAT, SHRINK = Format(2, group=8), (1.0, 0.5)
 W = rng.standard_t(3, (12, 32)).astype(np.float32)
 
@@ -46,37 +46,31 @@ def test_table_and_scale_are_those_of_least_error_among_all():
     check_leaf(leaf)
 
 
-def test_one_table_is_a_qtensor_and_a_grid_of_eight_bits_works():
+def test_one_table_is_a_qtensor():
     leaf = choose(jnp.asarray(W), (SIDED,), FORMAT, shrink=SHRINK)
     assert isinstance(leaf, QTensor) and leaf.format.table == SIDED
     expected = np.stack([best(w, (SIDED,)) for w in W.reshape(-1, 8)]).reshape(W.shape)
     np.testing.assert_allclose(leaf.dense(), expected, rtol=1e-6)
-    even = tuple(float(x) for x in range(-128, 128))
-    odd = tuple(x * abs(x) for x in even)
-    leaf = choose(jnp.asarray(W), (even, odd), Format(8), shrink=(1.0,))
-    assert np.abs(leaf.dense() - W).max() < np.abs(W).max() / 100
-    check_leaf(leaf)
 
 
 def test_any_layout_and_stacks_multiply_under_lift():
-    w = jnp.asarray(W.reshape(2, 3, 2, 32))  # [layers, heads, size, in]
-    both = [choose(part.reshape(6, 32), (EVEN, WIDE), FORMAT) for part in w]
-    both = [leaf.placed(layout((3, 2, 32), (-1,))) for leaf in both]
-    stack = jax.tree.map(lambda *parts: jnp.stack(parts), *both)
+    flat = choose(jnp.asarray(W), (EVEN, WIDE), FORMAT)
+    stack = flat.placed(layout((2, 3, 32, 2), (-2,)))  # [layers, heads, in, size]
+    dense = np.asarray(flat.dense()).reshape(2, 3, 2, 32).swapaxes(-1, -2)
+    last = jax.tree.map(lambda part: part[1], stack)
+    np.testing.assert_array_equal(last.dense(), dense[1])
 
     def scanned(w, x):
-        return jax.lax.scan(lambda c, w: (c, jnp.einsum("mi,hsi->mhs", x, w)), 0.0, w)[1]
+        return jax.lax.scan(lambda c, w: (c, jnp.einsum("mi,his->mhs", x, w)), 0.0, w)[1]
 
-    x = jnp.asarray(rng.normal(size=(5, 32)), jnp.float32)
-    lifted = jax.jit(jc.lift(scanned, strict=True))
-    np.testing.assert_allclose(lifted(stack, x), scanned(stack.dense(), x), atol=1e-4)
-    last = jax.tree.map(lambda part: part[1], stack)
-    np.testing.assert_array_equal(last.dense(), both[1].dense())
+    x = rng.normal(size=(5, 32)).astype(np.float32)
+    y = jax.jit(jc.lift(scanned, strict=True))(stack, x)
+    np.testing.assert_allclose(y, np.einsum("mi,lhis->lmhs", x, dense), atol=1e-4)
     assert isinstance(stack, GridChoice) and stack.kernel("cpu") == ("blocked lax", "")
 
 
 def test_a_group_of_zeros_is_zeros_and_bad_tables_are_refused():
-    leaf = choose(jnp.zeros((2, 8)), ((-1.0, 0.0, 0.5, 1.0), SIDED), FORMAT)
+    leaf = choose(jnp.zeros(W.shape), (EVEN, WIDE), FORMAT)
     np.testing.assert_array_equal(leaf.dense(), 0)
     with pytest.raises(UnsupportedInput, match="tables of 4 levels"):
         choose(jnp.asarray(W), (EVEN, (0.0, 1.0)), FORMAT)

@@ -105,10 +105,6 @@ def test_a_tree_of_stacked_and_wrapped_stores_is_viewed_and_runs():
         assert view["bias"] is tree["bias"] and view["a"].nbytes < 0.7 * tree["a"].nbytes
         for a, b in zip(lifted(view, x), exact, strict=True):
             assert float(((a - b) ** 2).sum()) < 0.03 * float((b**2).sum())
-    one = at_bits(jax.tree.map(lambda part: part[1], small["layers"]), 5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a[1], b), at_bits(small, 5)["layers"], one
-    )
 
 
 def test_a_second_store_of_one_shape_compiles_nothing():
