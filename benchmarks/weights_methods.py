@@ -73,31 +73,39 @@ def low_rank(format, smaller, rank):
     }
 
 
-def candidates(task, stats):
-    methods = {
-        f"gptq {bits}": W.gptq(padded(format))
-        for bits, format in ((2, F.UINT2_G32), (3, F.UINT3_G32), (4, F.UINT4_G32), (8, F.UINT8))
-    }
-    return W.choices(task.params, methods, stats=stats)
+def fitness(task, count):
+    """params -> KL to the float model on the first batches of the calibration set."""
+    tokens = jnp.concatenate(task.calibration[:count])
+    reference = jax.jit(task.fn)(task.params, tokens)
+    run = jax.jit(lambda params, reference: kl(reference, task.fn(params, tokens)).mean())
+    return lambda params: float(run(params, reference))
 
 
-def allocated(search):
+def allocated(search, loss="output"):
+    """Each weight at 2 to 8 bits by gptq, in the bytes of 3 bits for all."""
+
     def build(task, stats):
-        table = candidates(task, stats)
-        uniform = W.plan_of(table, "gptq 3")
+        widths = {bits: F.UINT3_G32._replace(bits=bits) for bits in (2, 3, 4, 5, 6, 8)}
+        methods = {f"{bits} bits": W.gptq(padded(format)) for bits, format in widths.items()}
+        how = loss if isinstance(loss, str) else loss(task)
+        table = W.choices(task.params, methods, stats=stats, loss=how)
+        uniform = W.plan_of(table, "3 bits")
         return W.assemble(task.params, table, search(task, table, uniform))
 
     return build
 
 
-def evolved(task, table, uniform):
-    def fitness(count):
-        tokens = jnp.concatenate([batch for batch in task.calibration[:count]])
-        reference = jax.jit(task.fn)(task.params, tokens)
-        return jax.jit(lambda params: kl(reference, task.fn(params, tokens)).mean())
+def integer_programming(task, table, uniform):
+    return W.allocate(table, uniform.nbytes)
 
-    stages = [(fitness(1), 4), (fitness(4), 1)]
-    plan, _ = W.evopress(task.params, table, stages, uniform.nbytes, generations=30, offspring=24)
+
+def alone(task):
+    return W.alone(task.params, fitness(task, 2))
+
+
+def evolved(task, table, uniform):
+    stages = [(fitness(task, 1), 4), (fitness(task, 4), 1)]
+    plan, _ = W.evopress(task.params, table, stages, uniform.nbytes, generations=40, offspring=24)
     return plan
 
 
@@ -163,13 +171,12 @@ SECTIONS = {
     ),
     "stories allocation": Section(
         "stories",
-        "2, 3, 4 or 8 bits for each weight, in the bytes of 3 for all",
+        "2 to 8 bits for each weight, in the bytes of 3 for all",
         {
             "uniform": allocated(lambda task, table, uniform: uniform),
-            "integer programming": allocated(
-                lambda task, table, uniform: W.allocate(table, uniform.nbytes)
-            ),
-            "evopress": allocated(evolved),
+            "integer programming, output errors": allocated(integer_programming),
+            "integer programming, each alone": allocated(integer_programming, alone),
+            "evopress": allocated(evolved, alone),
         },
     ),
     "stories 2 trained": Section(

@@ -22,7 +22,7 @@ def compiled():
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield seen
-    jax.monitoring.clear_event_listeners()
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_a_call_finds_its_program(compiled):
