@@ -144,6 +144,11 @@ def _state(path: str, transform: Transform, stats: Any) -> Any:
             f"{path}: expected statistics for {transform.name}, got none or others; pass "
             f"stats=jc.observe(fn, params, batches, statistic={need.name}), of jc.weights"
         )
+    if not all(jnp.isfinite(x).all() for x in jax.tree.leaves(state)):
+        raise UnsupportedInput(
+            f"{path}: expected finite statistics for {transform.name}, got NaN or infinity; observe "
+            "batches without NaN, and a function that does not overflow on them"
+        )
     return state
 
 

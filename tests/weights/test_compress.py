@@ -192,3 +192,14 @@ def test_progress_shows_only_long_work_on_a_terminal(monkeypatch, capsys):
 def test_what_cannot_be_compressed_is_refused(change, method, options, says):
     with pytest.raises(jc.UnsupportedInput, match=says):
         compress({**PARAMS, **change}, method, **{"stats": STATS, **options})
+
+
+@pytest.mark.parametrize("wrong", [jnp.nan, jnp.inf])
+def test_statistics_that_are_not_finite_are_refused_and_never_used(wrong):
+    head = STATS["head"]
+    state = {**head.state, "moment": head.state["moment"].at[0, 1].set(wrong)}
+    stats = {**STATS, "head": head._replace(state=state)}
+    for method in (jc.weights.eora(RTN, 2), jc.weights.gptq(INT4)):
+        with pytest.raises(jc.UnsupportedInput, match="head: expected finite .* without NaN"):
+            compress(PARAMS, method, stats=stats, where=lambda path, _: path == "head")
+    compress(PARAMS, RTN, stats=stats)  # what needs no statistics does not look at them
