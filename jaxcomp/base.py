@@ -26,7 +26,8 @@ Laws (tests/checks.py states each of them once, as code):
              and version.
     Transform
              a weight that is on the grid already comes back exactly; the error falls with every
-             added bit; the bytes of the leaf are those that it reports.
+             added bit; the bytes of the leaf are those that it reports. (Methods that train start
+             from where training does.)
     lift     lift(f)(compressed) == f(dense weights of the same leaves), to rounding; what was not
              run on packed weights is reported.
 
@@ -120,7 +121,7 @@ class Statistic(NamedTuple):
     """What is gathered of the vectors that multiply one weight.
 
     init(size) -> state             size of the vectors; a pytree of arrays
-    update(state, x) -> state       x f32[vectors, size]
+    update(state, x) -> state       x f32[vectors, size]; a vector of zeros counts for nothing
     name
     """
 
