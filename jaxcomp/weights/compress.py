@@ -146,8 +146,8 @@ def _state(path: str, transform: Transform, stats: Any) -> Any:
         )
     if not all(jnp.isfinite(x).all() for x in jax.tree.leaves(state)):
         raise UnsupportedInput(
-            f"{path}: expected finite statistics for {transform.name}, got NaN or infinity; observe "
-            "batches without NaN, and a function that does not overflow on them"
+            f"{path}: expected finite statistics for {transform.name}, got NaN or infinity; "
+            "observe batches without NaN, and a function that does not overflow on them"
         )
     return state
 
