@@ -49,7 +49,7 @@ class Record(NamedTuple):
 def gptq(
     format: Format,
     *,
-    order: str = "none",
+    order: str = "activation",
     damping: float = 0.01,
     block: int = 128,
     clip: bool = False,
@@ -58,16 +58,17 @@ def gptq(
 ) -> Transform:
     """Needs the second moment of a weight's inputs. Storage is that of rtn in every order.
 
-    order   in which columns are rounded: "none", as they stand; "activation", by falling H_kk, with
-            the scales of all groups fitted before; "group", whole groups and the columns in each by
-            falling H_kk (Gafni et al., 2025, group-aware reordering), or as "activation" where a
-            group is a whole row
+    order   in which columns are rounded: "activation", by falling H_kk, with the scales of all
+            groups fitted before, which measured best in nearly all cases; "none", as they stand;
+            "group", whole groups and the columns in each by falling H_kk (Gafni et al., 2025,
+            group-aware reordering), or as "activation" where a group is a whole row
     block   columns between two products with all errors so far; speed only
     clip    search each group's range, as rtn does; norm is its exponent
     report  a list that gets a Record for each matrix
 
-    Scales of a group are fitted to its updated weights, when its first column is reached; scales
-    that are themselves on a grid of several groups, and those of whole rows, before all columns.
+    In the other two orders scales of a group are fitted to its updated weights, when its first
+    column is reached; scales that are themselves on a grid of several groups, and those of whole
+    rows, before all columns.
     Warns with Damped where more damping was needed, also if the transform runs outside of jit only.
     Rows are independent: a weight that is sharded over its outputs stays so, under jit as well.
     """

@@ -94,6 +94,11 @@ def test_the_objective_is_that_of_the_papers_algorithm_in_float64(format, order,
     assert leaf.nbytes == run(rtn(format)).nbytes == sum(part.nbytes for part in leaf.parts)
 
 
+def test_columns_are_rounded_by_falling_activation_unless_asked_otherwise():
+    default, plain = run(gptq(UINT3_G16, block=32)), run(gptq(UINT3_G16, order="none", block=48))
+    assert LAYER.objective(default) < 0.8 * LAYER.objective(plain)
+
+
 def moves_further(leaf, near):
     """Outputs are closer than those of rounded weights, the weights themselves are not."""
     assert LAYER.objective(leaf) < 0.8 * LAYER.objective(near)
