@@ -133,7 +133,7 @@ class _Grids(NamedTuple):
 def _search(w, tables, format, shrink):
     """(codes [out, in'], scales as stored, choices u8[out, groups])."""
     grouped = grids.in_groups(w, format)
-    order = np.argsort(np.asarray(tables), 1)
+    order = np.argsort(np.asarray(tables), 1).astype(np.int32)
     levels = np.take_along_axis(np.asarray(tables, np.float32), order, 1)
     known = _Grids(*map(jnp.asarray, (levels, (levels[:, 1:] + levels[:, :-1]) / 2, order)))
     spans = [(*(top / p for p in shrink), -low or top) for low, *_, top in levels.tolist()]
@@ -153,7 +153,7 @@ def _search(w, tables, format, shrink):
         found = (off, scale, jnp.full(off.shape, which, jnp.uint8))
         return tuple(jnp.where(off < best[0], a, b) for a, b in zip(found, best, strict=True))
 
-    start = (jnp.full(largest.shape, jnp.inf), largest, jnp.zeros(largest.shape, jnp.uint8))
+    start = (jnp.full_like(largest, jnp.inf), largest, jnp.zeros(largest.shape, jnp.uint8))
     _, scale, choices = lax.fori_loop(0, factors.size, step, start)
     u, _ = unit(scale)
 

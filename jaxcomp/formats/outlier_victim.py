@@ -81,7 +81,7 @@ def decode(codes: Integer[Array, "*free in"]) -> Float[Array, "*free in"]:
     """The value of each code, in steps of its scale."""
     pairs = codes.astype(jnp.int32).reshape(*codes.shape[:-1], -1, 2)
     marked = pairs == IDENTIFIER
-    far = jnp.asarray((0.0, *OUTLIERS))[pairs & 7]
+    far = jnp.asarray((0.0, *OUTLIERS), jnp.float32)[pairs & 7]
     far = jnp.where(pairs >= ZERO, -far, far)
     value = jnp.where(marked[..., ::-1], far, (pairs - ZERO).astype(jnp.float32))
     return jnp.where(marked, 0.0, value).reshape(codes.shape)
@@ -97,7 +97,7 @@ def encode(
     pairs = u.reshape(*u.shape[:-1], -1, 2)
     normal = jnp.clip(jnp.round(pairs), -NORMAL, NORMAL)
     which = sum((jnp.abs(pairs) > middle).astype(jnp.int32) for middle in MIDDLES)
-    far = jnp.where(pairs < 0, -1.0, 1.0) * jnp.asarray(OUTLIERS)[which]
+    far = jnp.where(pairs < 0, -1.0, 1.0) * jnp.asarray(OUTLIERS, jnp.float32)[which]
     far_code = which + 1 + jnp.where(pairs < 0, ZERO, 0)
     both = jnp.square(normal - pairs).sum(-1, keepdims=True)
     alone = jnp.square(far - pairs) + jnp.square(pairs[..., ::-1])  # this one far, the other 0
@@ -142,12 +142,12 @@ def _search(w, format):
         return codes, jnp.square(values * kept - grouped).sum(-1)
 
     def step(i, best):
-        scale = largest / jnp.asarray(SPANS)[i]
+        scale = largest / jnp.asarray(SPANS, jnp.float32)[i]
         off = coded(scale)[1]
         return tuple(
             jnp.where(off < best[0], a, b) for a, b in zip((off, scale), best, strict=True)
         )
 
-    start = jnp.full(largest.shape, jnp.inf), largest
+    start = jnp.full_like(largest, jnp.inf), largest
     _, scale = lax.fori_loop(0, len(SPANS), step, start)
     return coded(scale)[0].reshape(len(w), -1), store(scale, None, format)[0]

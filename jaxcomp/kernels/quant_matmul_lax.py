@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int8, Shaped
 
@@ -36,6 +37,8 @@ INT8_BLOCK, INT8_COLUMNS = 1 << 24, 4096
 INT8_BLOCK_0 = 1 << 20
 # An int8 product of fewer rows leaves the fast path of XLA on a CPU (16.8 ms for 0.7).
 INT8_ROWS = 8
+# Of the dtype of the other starts of a slice: a literal is an int64 in programs of 64 bits.
+ZERO = np.int32(0)
 
 
 class Storage(NamedTuple):
@@ -178,7 +181,7 @@ def _loop(at: Layout, size: _Blocks, body, carry):
         return lax.div(i, jnp.int32(by)), lax.rem(i, jnp.int32(by))
 
     def turn(i, carry):
-        column_index, inner = divide(i, by_tile * by_row)
+        column_index, inner = divide(i.astype(jnp.int32), by_tile * by_row)
         tile_index, row_index = divide(inner, by_row)
         wanted = (tile_index * size.tiles, row_index * size.rows)
         wanted_column = column_index * size.columns
@@ -217,7 +220,7 @@ def _reader(codes: jax.Array, at: Layout, size: _Blocks, storage: Storage):
     full = _place((size.tiles, at.chunks, size.rows), size.columns, storage.axis)
 
     def read(spot):
-        block = lax.dynamic_slice(codes, place((spot.tile, 0, spot.row), spot.column), shape)
+        block = lax.dynamic_slice(codes, place((spot.tile, ZERO, spot.row), spot.column), shape)
         block = block.reshape(full)
 
         def chunk(i):
@@ -248,7 +251,7 @@ def _scaled(weight: jax.Array, scale: jax.Array, axis: int) -> jax.Array:
 def _part(xs: jax.Array, spot: _Spot, size: _Blocks) -> jax.Array:
     """The slices of x that meet a block: [s, m, tiles * rows]."""
     shape = (*xs.shape[:2], size.tiles, size.rows)
-    part = lax.dynamic_slice(xs, (0, 0, spot.tile, spot.row), shape)
+    part = lax.dynamic_slice(xs, (ZERO, ZERO, spot.tile, spot.row), shape)
     if spot.new is not None:
         part = jnp.where(spot.new, part, 0)
     return part.reshape(*xs.shape[:2], -1)
@@ -256,7 +259,7 @@ def _part(xs: jax.Array, spot: _Spot, size: _Blocks) -> jax.Array:
 
 def _columns(g: jax.Array, spot: _Spot, size: _Blocks) -> jax.Array:
     """The columns of g [m, n] that meet a block."""
-    part = lax.dynamic_slice(g, (0, spot.column), (g.shape[0], size.columns))
+    part = lax.dynamic_slice(g, (ZERO, spot.column), (g.shape[0], size.columns))
     return part if spot.new_columns is None else jnp.where(spot.new_columns, part, 0)
 
 
@@ -295,7 +298,7 @@ def matmul(
             total *= scale.reshape(1, -1)
         if spot.new_columns is not None:
             total = jnp.where(spot.new_columns, total, 0)
-        return _add(y, total, (0, spot.column))
+        return _add(y, total, (ZERO, spot.column))
 
     y = _loop(at, size, body, _zeros((x.shape[0], at.columns), x, codes, scales))
     return y * scales.astype(jnp.float32).reshape(1, -1) if by_column else y
@@ -319,7 +322,7 @@ def input_gradient(
         parts = jnp.stack(parts).reshape(at.slices, -1, size.tiles, size.rows)
         if spot.new is not None:
             parts = jnp.where(spot.new, parts, 0)
-        return _add(xs, parts, (0, 0, spot.tile, spot.row))
+        return _add(xs, parts, (ZERO, ZERO, spot.tile, spot.row))
 
     shape = (at.slices, g.shape[0], at.tiles, at.rows)
     return _join(_loop(at, size, body, _zeros(shape, g, codes, scales)), k, at, storage)
@@ -384,7 +387,7 @@ def int8_matmul(
         if spot.new_columns is not None:
             new = spot.new_columns
             total = jnp.where(new if axis == 0 else new[:, None], total, 0)
-        return _add(y, total, (0, spot.column) if axis == 0 else (spot.column, 0))
+        return _add(y, total, (ZERO, spot.column) if axis == 0 else (spot.column, ZERO))
 
     shape = (x.shape[0], at.columns) if axis == 0 else (at.columns, x.shape[0])
     dtype = jnp.int32 if by_column else jnp.float32

@@ -83,3 +83,18 @@ def test_dense_arrays_pass():
     x, w = jnp.ones((2, 3)), jnp.ones((3, 4))
     np.testing.assert_array_equal(F.dot(x, w), x @ w)
     assert F.dense(w) is w
+
+
+def test_programs_of_64_bits():
+    w = jnp.asarray(rng.normal(size=(200, 100)), jnp.float32)
+    x, g = jnp.asarray(rng.normal(size=(3, 200)), jnp.float32), jnp.ones((3, 100), jnp.float32)
+    with jax.enable_x64(True):
+        leaf = jc.formats.quantize(w, jc.formats.INT4._replace(group=20))
+        dense = leaf.dense()
+        back = jax.jit(jc.lift(lambda w, g: g @ w.T, strict=True))(leaf, g)
+        np.testing.assert_allclose(jc.formats.dot(x, leaf), x @ dense, atol=1e-3)
+        np.testing.assert_allclose(back, g @ dense.T, atol=1e-3)
+        jax.eval_shape(leaf.matmul_int8, x)  # what mixes dtypes fails when it is traced
+        for method in (jc.weights.olive(), jc.weights.llm_fp4()):
+            made = jax.eval_shape(lambda w, m=method: m.compress(w, None, (-2,)), w)
+            assert jax.eval_shape(jc.formats.dot, x, made).dtype == jnp.float32
