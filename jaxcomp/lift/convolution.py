@@ -60,14 +60,15 @@ def patches(
     steps, spread = params["window_strides"], params["rhs_dilation"]
     sizes = [axis_size(view.axes[i]) for i in positions]
     counts = [
-        (length - (size - 1) * gap - 1) // step + 1
+        max(0, (length - (size - 1) * gap - 1) // step + 1)  # none, of a signal shorter than it
         for length, size, gap, step in zip(x.shape[1:-1], sizes, spread, steps, strict=True)
     ]
     found = []
     for at in itertools.product(*map(range, sizes)):
-        start = [i * gap for i, gap in zip(at, spread, strict=True)]
+        start = [i * gap if n else 0 for i, gap, n in zip(at, spread, counts, strict=True)]
         stop = [
-            s + (count - 1) * step + 1 for s, count, step in zip(start, counts, steps, strict=True)
+            s + (n - 1) * step + 1 if n else 0
+            for s, n, step in zip(start, counts, steps, strict=True)
         ]
         window = lax.slice(x, [0, *start, 0], [x.shape[0], *stop, x.shape[-1]], [1, *steps, 1])
         found.append(window)
@@ -89,7 +90,7 @@ def patches(
             where[then] = now
         return out.transpose(where)
 
-    return stacked.reshape(rows, -1), finish
+    return stacked.reshape(rows, math.prod(atom.size for atom in atoms)), finish
 
 
 def _order(atoms: list[Atom] | tuple[Atom, ...]) -> list[int]:

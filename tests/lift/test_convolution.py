@@ -1,9 +1,12 @@
 """Convolutions of one to three dimensions, by patches, in every order of axes."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from jaxcomp.formats import INT8, quantize
+from jaxcomp.lift import lift
 from tests.lift.cases import check_law, normal, scaled
 
 HWIO = ("NHWC", "HWIO", "NHWC")
@@ -64,6 +67,15 @@ def test_half_floats_and_what_is_asked_of_them():
         options = {"preferred_element_type": wanted}
         fn = lambda w, x: _convolve(x, w.astype(x.dtype), HWIO, options)  # noqa: B023, E731
         check_law(fn, leaf, x, tolerance=2**-7)
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 6, 3), (2, 2, 6, 3), (2, 1, 6, 3)])
+def test_no_signals_and_signals_smaller_than_their_kernel_give_empty_results(shape):
+    leaf = quantize(normal(3, 3, 3, 4), INT8, (0, 1, 2))
+    fn = lambda w, x: _convolve(x, w, HWIO, {"padding": "VALID", "window_strides": (2, 1)})  # noqa: E731
+    found = lift(fn)(leaf, jnp.zeros(shape))
+    expected = jax.eval_shape(fn, leaf.dense(), jnp.zeros(shape))
+    assert 0 in found.shape and (found.shape, found.dtype) == (expected.shape, expected.dtype)
 
 
 AROUND = [(1, 1), (1, 1)]
