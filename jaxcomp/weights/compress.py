@@ -98,6 +98,11 @@ def stacked(transform: Transform, w: Any, state: Any, axes: tuple[int, ...], lea
     if not leading:
         return transform.compress(w, state, axes)
     shape = w.shape[:leading]
+    if 0 in shape:
+        raise UnsupportedInput(
+            f"expected a matrix or more in a stack, got one of shape {w.shape}; leave it out with "
+            "where="
+        )
     made = []
     for at in np.ndindex(*shape):
         made.append(transform.compress(w[at], jax.tree.map(lambda x, at=at: x[at], state), axes))

@@ -186,6 +186,12 @@ def test_progress_shows_only_long_work_on_a_terminal(monkeypatch, capsys):
         ({"new": _normal(4, 4)}, RTN, {"where": lambda path, _: path == "new"}, "expected new"),
         ({}, RTN, {"where": lambda path, _: "bias" in path}, "layers/bias: .* got add"),
         ({}, RTN, {"stats": None}, "expected stats or axes"),
+        (
+            {"none": jnp.zeros((0, 32, 8))},
+            RTN,
+            {"stats": None, "axes": -2, "where": lambda path, _: path == "none"},
+            r"none: expected a matrix or more in a stack, got one of shape \(0, 32, 8\)",
+        ),
         ({}, RTN, {"stats": None, "axes": -4}, "expected axes of an array"),
     ],
 )
