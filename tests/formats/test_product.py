@@ -96,5 +96,7 @@ def test_programs_of_64_bits():
         np.testing.assert_allclose(back, g @ dense.T, atol=1e-3)
         jax.eval_shape(leaf.matmul_int8, x)  # what mixes dtypes fails when it is traced
         for method in (jc.weights.olive(), jc.weights.llm_fp4()):
-            made = jax.eval_shape(lambda w, m=method: m.compress(w, None, (-2,)), w)
-            assert jax.eval_shape(jc.formats.dot, x, made).dtype == jnp.float32
+            made = jax.eval_shape(
+                lambda w, m=method: jc.formats.dot(x, m.compress(w, None, (-2,))), w
+            )
+            assert made.dtype == jnp.float32
