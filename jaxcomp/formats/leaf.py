@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.layout import Layout, Packed, logical_shape, merged_axis
 
 
@@ -157,3 +158,11 @@ def is_leaf(x: Any) -> bool:
 def dense(w: Any) -> jax.Array:
     """The dense array of a compressed leaf, or an array itself."""
     return w.dense() if isinstance(w, Leaf) else jnp.asarray(w)
+
+
+def check_floating(x: Any, what: str) -> None:
+    """UnsupportedInput for an array of integers or complex numbers: it would be cut to the grid."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UnsupportedInput(
+            f"expected {what} of a floating dtype, got {x.dtype}; cast it, {what}.astype(float32)"
+        )

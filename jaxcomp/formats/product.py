@@ -7,17 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.formats.leaf import Leaf, map_leading
+from jaxcomp.formats.leaf import Leaf, check_floating, map_leading
 
 
 def dot(x: jax.Array, w: Any) -> jax.Array:
     """x [..., *packed axes of w] -> [..., *free axes of w], in x's dtype, summed in float32.
 
     For w a kernel [in, out], or [out, in] packed along its last axis: x [..., in] -> [..., out].
-    w may be an array, whose axis -2 is summed over. UnsupportedInput if the sizes differ.
+    w may be an array, whose axis -2 is summed over. UnsupportedInput if the sizes differ,
+    or for an x of integers times a leaf.
     """
     if not isinstance(w, Leaf):
         return jnp.matmul(x, w)
+    check_floating(x, "x")
     sizes = tuple(size for _, size in w.packed)
     count = len(sizes)
     if x.shape[x.ndim - count :] != sizes:

@@ -23,7 +23,7 @@ from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats import format as grids
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import Layout, from_matrix, merged_axis, to_matrix, unmerge
-from jaxcomp.formats.leaf import Leaf, leaf_class, map_leading, static
+from jaxcomp.formats.leaf import Leaf, check_floating, leaf_class, map_leading, static
 from jaxcomp.kernels import packing, quant_matmul, quant_matmul_int8
 from jaxcomp.kernels.quant_matmul_lax import Storage
 
@@ -144,14 +144,15 @@ class QTensor(Leaf):
         )
 
 
-def quantize(
-    w: Float[ArrayLike, "..."], format: Format, axes: int | tuple[int, ...] = -2
-) -> QTensor:
+def quantize(w: ArrayLike, format: Format, axes: int | tuple[int, ...] = -2) -> QTensor:
     """w rounded to the nearest codes of the grid that spans each group (round to nearest).
 
     axes: what a product with w sums over, -2 for a kernel [in, out].
+    UnsupportedInput for a w that is not of a floating dtype.
     """
-    return _quantize(jnp.asarray(w), format, (axes,) if isinstance(axes, int) else tuple(axes))
+    w = jnp.asarray(w)
+    check_floating(w, "w")
+    return _quantize(w, format, (axes,) if isinstance(axes, int) else tuple(axes))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -100,3 +100,10 @@ def test_programs_of_64_bits():
                 lambda w, m=method: jc.formats.dot(x, m.compress(w, None, (-2,))), w
             )
             assert made.dtype == jnp.float32
+
+
+def test_integers_are_not_cut_to_the_grid():
+    leaf = F.quantize(jnp.ones((4, 2)), F.INT8)
+    for call in (lambda x: F.dot(x, leaf), lambda x: F.quantize(x, F.INT8)):
+        with pytest.raises(UnsupportedInput, match="floating dtype, got int32; cast it"):
+            call(jnp.ones((3, 4), jnp.int32))
