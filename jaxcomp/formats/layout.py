@@ -62,6 +62,10 @@ def layout(shape: Sequence[int], axes: int | Sequence[int]) -> Layout:
     counted = tuple(sorted(a - rank if a >= 0 else a for a in axes))
     if len(set(counted)) != len(counted):
         raise UnsupportedInput(f"expected each axis once, got {axes}; name each once")
+    if 0 in shape:
+        raise UnsupportedInput(
+            f"expected a weight with values, got shape {tuple(shape)}; leave it as an array"
+        )
     return Layout(tuple(shape), counted)
 
 

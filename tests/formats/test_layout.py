@@ -56,3 +56,9 @@ def test_leading_axes_come_and_go():
 def test_wrong_axes_are_named(axes):
     with pytest.raises(UnsupportedInput, match="name"):
         layout((3, 4), axes)
+
+
+@pytest.mark.parametrize("shape", [(64, 0), (0, 32)])
+def test_weights_without_values_are_named(shape):
+    with pytest.raises(UnsupportedInput, match="expected a weight with values"):
+        layout(shape, -2)
