@@ -126,6 +126,7 @@ def test_kernels_are_named_per_platform():
 def test_nan_is_named():
     with pytest.raises(UnsupportedInput, match="2 of 8 not finite in a/b"):
         check_finite(jnp.asarray([np.nan, np.inf, *range(6)]), "a/b")
+    check_finite(jnp.full(64, 1e37), "a/b")  # large, but finite
 
 
 def test_trits_are_not_bits():
