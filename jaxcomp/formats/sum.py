@@ -16,7 +16,7 @@ from jaxcomp.formats.leaf import Leaf, leaf_class
 
 @leaf_class
 class Sum(Leaf):
-    """terms: leaves of one shape, packed along the same axes; the first gives dtype and kernel."""
+    """terms: leaves of one shape, packed along the same axes; the first gives the dtype."""
 
     terms: tuple[Leaf, ...]
 
@@ -39,7 +39,8 @@ class Sum(Leaf):
         return " + ".join(term.describe() for term in self.terms)
 
     def kernel(self, platform: str) -> tuple[str, str]:
-        return self.terms[0].kernel(platform)
+        names, reasons = zip(*(term.kernel(platform) for term in self.terms), strict=True)
+        return " + ".join(dict.fromkeys(names)), next(filter(None, reasons), "")
 
     def placed(self, place: Layout) -> "Sum":
         """From the matrix [out, in] that it is, to where `place` says."""

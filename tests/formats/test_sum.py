@@ -31,7 +31,9 @@ def test_adds_weights_products_and_bytes():
     x = jnp.asarray(rng.normal(size=(3, 16)), jnp.float32)
     np.testing.assert_allclose(jc.formats.dot(x, leaf), x @ expected, atol=1e-4)
     assert leaf.describe() == "int4 per channel + rank 2 bfloat16"
-    assert leaf.kernel("cpu") == leaf.terms[0].kernel("cpu")
+    assert leaf.kernel("cpu") == ("blocked lax + two thin products", "")
+    late = Sum((LOW, jc.formats.quantize(W.T, jc.formats.INT3, -1)))
+    assert late.kernel("cuda")[1] == late.terms[1].kernel("cuda")[1] != ""
 
 
 def test_lift_scans_and_batches_over_stacked_sums():
