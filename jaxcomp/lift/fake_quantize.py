@@ -53,6 +53,13 @@ def fake_quantize(
             "expected weights or activations to round, got neither; pass weights=jc.formats.INT4"
         )
 
+    for how in (weights, activations):
+        if not (how is None or isinstance(how, Format) or callable(how)):
+            raise UnsupportedInput(
+                f"expected a jc.formats.Format, or a rule f32[rows, in] -> the same, got {how!r}; "
+                "pass jc.formats.INT4, say"
+            )
+
     def prepare(w: jax.Array, seen: Observation) -> jax.Array:
         return w if weights is None else _stacked(w, weights, seen.packed, seen.leading)
 

@@ -91,6 +91,12 @@ def observe(
             f"expected an iterable of batches, got one {type(batches).__name__}; pass [batch]"
         )
     if statistic is not None and not isinstance(statistic, Statistic):
+        pair = isinstance(statistic, tuple) and len(statistic) == 2
+        if not pair or not all(map(callable, statistic)):
+            raise UnsupportedInput(
+                f"expected a Statistic, or a pair of functions (init, update), got {statistic!r}; "
+                "pass jc.weights.second_moment, say"
+            )
         statistic = Statistic(*statistic, "statistic")
     batches = iter(batches)
     batch = next(batches, _NONE)

@@ -7,6 +7,7 @@ which of their axes are packed; without it, `axes` must say so.
 
 import collections
 import contextlib
+import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.base import Statistic, Transform, UnsupportedInput
+from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import layout
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import check_finite
 from jaxcomp.lift.statistics import part
 from jaxcomp.tree import leaves, map_where
+from jaxcomp.weights.rtn import rtn
 
 Axes = int | tuple[int, ...]
 QUIET_SECONDS = 2.0  # what is done by then needs no progress bar
@@ -29,7 +32,7 @@ QUIET_SECONDS = 2.0  # what is done by then needs no progress bar
 
 def compress(
     params: Any,
-    method: Transform | Callable[[str, Any], Transform | None],
+    method: Transform | Format | Callable[[str, Any], Transform | Format | None],
     *,
     stats: Mapping[str, Any] | None = None,
     axes: Axes | Callable[[str, Any], Axes] | None = None,
@@ -38,8 +41,8 @@ def compress(
 ) -> Any:
     """params with a compressed leaf in place of each selected weight; all else as it is.
 
-    method  a Transform of this folder, or (path, leaf) -> Transform where leaves differ; None
-            leaves one as it is
+    method  a Transform of this folder, a Format, which stands for rtn(format), or (path, leaf)
+            -> one of them where leaves differ; None leaves one as it is
     stats   what jc.observe(fn, params, batches) returned: which weights are multiplied, along which
             axes, and by what
     axes    of weights that stats do not know: the axes that products sum over, from the left or the
@@ -53,29 +56,34 @@ def compress(
     Leaves that are compressed already, and arrays that are not floats, are left alone. A bar shows
     the progress of long work on a terminal. Raises UnsupportedInput, with the path of the leaf, for
     NaN weights, groups that do not divide, a selected weight that stats have not seen, statistics
-    that the method needs and stats lack, and where nothing is selected.
+    that the method needs and stats lack or that are not finite, and where nothing is selected.
     """
     if stats is None and axes is None:
         raise UnsupportedInput(
             "expected stats or axes, got neither; pass stats=jc.observe(fn, params, batches), or "
             "axes=-2 where every selected weight is a kernel [in, out]"
         )
-    if where is None:
-        where = (lambda path, leaf: _is_matrix(leaf)) if stats is None else _multiplied(stats)
+    if not callable(method):
+        _transform(method)
+    select = where
+    if select is None:
+        select = (lambda path, leaf: _is_matrix(leaf)) if stats is None else _multiplied(stats)
     floats = {path: leaf for path, leaf in leaves(params) if _is_float(leaf)}
-    chosen = {path for path, leaf in floats.items() if where(path, leaf)}
+    chosen = {path for path, leaf in floats.items() if select(path, leaf)}
     if not chosen:
-        known = ", ".join([path for path, leaf in floats.items() if _is_matrix(leaf)][:8])
-        raise UnsupportedInput(
-            f"expected where to select weights, got none; the matrices are: {known or 'none'}"
-        )
+        raise UnsupportedInput(_why_none(params, floats, stats, where))
     uses = collections.Counter(id(leaf) for _, leaf in leaves(params))  # of tied weights several
 
     def one(path, w):
-        transform = method if isinstance(method, Transform) else method(path, w)
+        transform = _transform(_chosen(method, path, w) if callable(method) else method)
         advance(path)
         if transform is None:
             return w
+        if not w.size:
+            raise UnsupportedInput(
+                f"{path}: expected a weight with values, got shape {w.shape}; leave it out with "
+                "where="
+            )
         place = _place(path, w, stats, axes)
         state = _state(path, transform, stats)
         check_finite(jnp.asarray(w), path)
@@ -93,16 +101,55 @@ def compress(
         return map_where(one, params, lambda path, leaf: path in chosen)
 
 
+def _chosen(method: Callable[[str, Any], Any], path: str, w: Any) -> Any:
+    try:
+        inspect.signature(method).bind(path, w)
+    except TypeError as error:
+        raise UnsupportedInput(f"{_EXPECTED}, got {method!r}; {_CALLED}") from error
+    return method(path, w)
+
+
+def _transform(method: Any) -> Transform | None:
+    """A Transform, of a Format too; None stays."""
+    if isinstance(method, Format):
+        return rtn(method)
+    if method is None or isinstance(method, Transform):
+        return method
+    raise UnsupportedInput(f"{_EXPECTED}, got {method!r}; {_CALLED}")
+
+
+_EXPECTED = "expected a Transform, a Format, or a function (path, leaf) -> one of them"
+_CALLED = "pass jc.weights.rtn(jc.formats.INT8), say. Was rtn(...) not called?"
+
+
+def _why_none(params: Any, floats: Mapping[str, Any], stats: Any, where: Any) -> str:
+    """What to say where nothing is selected."""
+    packed = [path for path, leaf in leaves(params) if isinstance(leaf, Leaf)]
+    matrices = [path for path, leaf in floats.items() if _is_matrix(leaf)]
+    known = f"the matrices are: {', '.join(matrices[:8]) or 'none'}"
+    if stats is not None and not {path for path, _ in leaves(params)} & set(stats):
+        return (
+            f"expected stats of these params, got none of their paths but {', '.join(stats)}; "
+            f"{known}. Pass what jc.observe returned for this very tree"
+        )
+    if packed and (not matrices if stats is None else any(path in stats for path in packed)):
+        return (
+            f"expected weights to compress, got a tree where {', '.join(packed[:8])} are "
+            "compressed already; pass the dense params"
+        )
+    if where is not None:
+        return f"expected where to select weights, got none; {known}. Let it return True for some"
+    return (
+        f"expected a weight that is multiplied, got none; {known}. Name some with where=, and, if "
+        "stats do not know them, axes="
+    )
+
+
 def stacked(transform: Transform, w: Any, state: Any, axes: tuple[int, ...], leading: int) -> Any:
     """The leaf of w whose first `leading` axes, and those of state, stand for single matrices."""
     if not leading:
         return transform.compress(w, state, axes)
     shape = w.shape[:leading]
-    if 0 in shape:
-        raise UnsupportedInput(
-            f"expected a matrix or more in a stack, got one of shape {w.shape}; leave it out with "
-            "where="
-        )
     made = []
     for at in np.ndindex(*shape):
         made.append(transform.compress(w[at], jax.tree.map(lambda x, at=at: x[at], state), axes))

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jax import lax
@@ -127,8 +128,12 @@ def test_a_second_call_traces_nothing():
     assert a.shape == b.shape == TARGET.shape and not lift(mlp).report(params, X).rows
 
 
-def test_nothing_to_round_is_refused():
+def test_nothing_to_round_is_refused(monkeypatch):
     with pytest.raises(jc.UnsupportedInput, match="got neither"):
         fake_quantize(mlp)
     with pytest.raises(jc.UnsupportedInput, match="got none"):
         fake_quantize(mlp, weights=INT4, where=lambda path, leaf: False)(floats()[0], X)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
+    for wrong in ({"weights": "int4"}, {"activations": 8}):
+        with pytest.raises(jc.UnsupportedInput, match="expected a jc.formats.Format, or a rule"):
+            fake_quantize(mlp, **wrong)

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -51,3 +52,10 @@ def test_both_are_gathered_at_once_and_each_is_found_again():
 def test_two_of_one_name_are_refused():
     with pytest.raises(jc.UnsupportedInput, match="different names"):
         both(second_moment, second_moment)
+
+
+def test_observe_refuses_what_is_no_statistic(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
+    for wrong in ("second", "mm", (jnp.zeros, 3), second_moment.init):
+        with pytest.raises(jc.UnsupportedInput, match="expected a Statistic, or a pair of func"):
+            jc.observe(jnp.matmul, jnp.ones((2, 2)), [jnp.ones((2, 2))], statistic=wrong)

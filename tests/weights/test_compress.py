@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -175,9 +176,25 @@ def test_progress_shows_only_long_work_on_a_terminal(monkeypatch, capsys):
         assert bool(capsys.readouterr().err) == shown
 
 
+def test_a_format_stands_for_rounding_to_nearest():
+    head = {"head": PARAMS["head"]}
+    expected = compress(head, RTN, axes=-1)
+    chex.assert_trees_all_equal(compress(head, INT4, axes=-1), expected)
+    chex.assert_trees_all_equal(compress(head, lambda path, leaf: INT4, axes=-1), expected)
+    for known in ({"axes": -1}, {"stats": STATS}):
+        with pytest.raises(
+            jc.UnsupportedInput, match="head are compressed already; pass the dense"
+        ):
+            compress(expected, INT4, **known)
+
+
 @pytest.mark.parametrize(
     "change, method, options, says",
     [
+        ({}, "int4", {}, r"expected a Transform, a Format, .* got 'int4'; .* not called"),
+        ({}, jc.weights.rtn, {}, r"expected a Transform, .* got <function rtn.* not called"),
+        ({}, lambda path, leaf: "int4", {}, "expected a Transform, .* got 'int4'"),
+        ({}, RTN, {"stats": {"other": STATS["head"]}}, "stats of these params, .* but other;"),
         ({"head": _normal(8, 32).at[3, 4].set(jnp.nan)}, RTN, {}, "1 of 256 not finite in head"),
         ({"head": _normal(8, 32).at[3, 4].set(jnp.inf)}, RTN, {}, "1 of 256 not finite in head"),
         ({"head": _normal(8, 16)}, RTN, {}, r"head: .* that was observed, \(8, 32\)"),
@@ -190,12 +207,13 @@ def test_progress_shows_only_long_work_on_a_terminal(monkeypatch, capsys):
             {"none": jnp.zeros((0, 32, 8))},
             RTN,
             {"stats": None, "axes": -2, "where": lambda path, _: path == "none"},
-            r"none: expected a matrix or more in a stack, got one of shape \(0, 32, 8\)",
+            r"none: expected a weight with values, got shape \(0, 32, 8\)",
         ),
         ({}, RTN, {"stats": None, "axes": -4}, "expected axes of an array"),
     ],
 )
-def test_what_cannot_be_compressed_is_refused(change, method, options, says):
+def test_what_cannot_be_compressed_is_refused(change, method, options, says, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
     with pytest.raises(jc.UnsupportedInput, match=says):
         compress({**PARAMS, **change}, method, **{"stats": STATS, **options})
 

@@ -1,4 +1,5 @@
 import jax.numpy as jnp
+import jaxtyping
 import ml_dtypes
 import numpy as np
 import pytest
@@ -60,6 +61,13 @@ def test_the_error_falls_with_every_bit_and_bytes_are_those_of_codes_and_scales(
     off = [squared(leaf) for leaf in leaves]
     assert all(b < 0.5 * a for a, b in zip(off, off[1:], strict=False))
     assert [leaf.nbytes for leaf in leaves] == [24 * (8 * b + 4 * 2) for b in range(2, 9)]
+
+
+def test_what_is_no_format_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
+    for method in (rtn, jc.weights.gptq):
+        with pytest.raises(jc.UnsupportedInput, match=r"expected a jc.formats.Format, got 'int4'"):
+            method("int4")
 
 
 def test_a_second_weight_of_the_same_shape_compiles_nothing():
