@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxcomp.base import MaterialisedLeaf
+from jaxcomp.base import MaterialisedLeaf, UnsupportedInput
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.product import batched
 from jaxcomp.lift import convolution, lookup
@@ -54,10 +54,15 @@ class lift:  # noqa: N801  a function with a report
     def report(self, *args: Any, platform: str | None = None, **kwargs: Any) -> Report:
         """What would run on each compressed leaf, for the same arguments; nothing is computed.
 
-        platform: "cpu", "cuda" or "tpu"; this machine's by default.
+        platform: "cpu", "cuda" ("gpu" is the same) or "tpu"; this machine's by default.
         """
         call = split(self.fn, args, kwargs)
-        platform = platform or {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+        asked = platform or jax.default_backend()
+        platform = _PLATFORMS.get(asked)
+        if platform is None:
+            raise UnsupportedInput(
+                f"expected a platform among {', '.join(_PLATFORMS)}, got {asked!r}; name one"
+            )
         handler = _Packed(False, platform, dict(call.compressed()))
         jax.eval_shape(lambda arrays: self._run(call, arrays, handler)[0], call.arrays)
         met = {path for row in handler.rows for path in row.path.split(JOIN)}
@@ -77,6 +82,9 @@ class lift:  # noqa: N801  a function with a report
         closed = traced.jaxpr
         out = evaluate(closed.jaxpr, closed.consts, inputs, handler)
         return [_returned(x, handler) for x in out], traced
+
+
+_PLATFORMS = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 
 
 def _returned(x: Any, handler: "_Packed") -> Any:
@@ -112,6 +120,9 @@ class _Packed:
             run = batched
         elif plan.contracted == _sizable(leaf, others) and not rounds(leaf):
             run, why = transposed, f"it is packed along {place.axes}, and summed over {others}"
+            if "quant_matmul" in name:
+                name = name.replace("quant_matmul", "blocked lax")
+                why = "no kernel for the transposed product"
         else:
             return f"it sums over axes {plan.contracted}, and is packed along {place.axes}"
         self._write(view, "dot_general", name, why)

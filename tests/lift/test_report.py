@@ -1,6 +1,8 @@
 """The table of what ran: rows, totals, unused leaves."""
 
+import jax
 import jax.numpy as jnp
+import pytest
 
 import jaxcomp as jc
 from jaxcomp.lift.report import Report, Row, row
@@ -47,6 +49,22 @@ def test_the_table_says_it_all_and_counts_each_leaf_once():
 def test_another_platform_may_be_asked_about():
     found = jc.lift(lambda w, x: x @ w).report(scaled(8, 6), normal(3, 8), platform="tpu")
     assert [r.ran for r in found.rows] == ["scaled on tpu"]
+    with pytest.raises(jc.UnsupportedInput, match="cpu, cuda, gpu, tpu, got 'rocm'"):
+        jc.lift(lambda x: x).report(normal(3), platform="rocm")
+
+
+def test_a_kernel_is_named_only_where_it_runs():
+    """There is none for a tied head: the transposed product is the gradient of another."""
+    shape = jax.ShapeDtypeStruct((1024, 768), jnp.float32)
+    w = jax.eval_shape(lambda w: jc.formats.quantize(w, jc.formats.INT4_G128), shape)
+
+    def both(w, x):
+        return (x @ w) @ w.T
+
+    for platform in ("cuda", "gpu", "tpu"):
+        first, last = jc.lift(both).report(w, normal(4, 1024), platform=platform).rows
+        assert first[-2:] == ("quant_matmul", "")
+        assert last[-2:] == ("blocked lax", "no kernel for the transposed product")
 
 
 def test_a_report_of_nothing():
