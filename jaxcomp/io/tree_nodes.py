@@ -65,12 +65,12 @@ class Writer:
             raise UnsupportedInput(f"expected a tree at most {DEPTH_LIMIT} deep; flatten it")
         if x is None:
             return None
+        if isinstance(x, (np.ndarray, np.generic, jax.Array)):  # np.float64 is a float as well
+            return self._array(x)
         if isinstance(x, (bool, int, float, str)):
             return ["value", _checked_value(x)]
         if isinstance(x, Leaf):
             return self._leaf(x, depth)
-        if isinstance(x, (np.ndarray, np.generic, jax.Array)):
-            return self._array(x)
         if type(x) in (list, tuple):
             return [type(x).__name__, *(self.node(y, depth - 1) for y in x)]
         if type(x) is dict and all(type(key) is str for key in x):
@@ -254,7 +254,7 @@ def from_static(x: Any) -> Any:
     if not isinstance(x, dict):
         return x
     if set(x) == {"dtype"}:
-        return dtype_of(x["dtype"])
+        return dtype_of(x["dtype"]).newbyteorder("=")
     if len(x) != 1 or not all(isinstance(fields, dict) for fields in x.values()):
         raise CorruptStream(f"expected a dtype or a format, got {ascii(x)[:60]}")
     ((name, fields),) = x.items()

@@ -167,3 +167,9 @@ def test_packed_axes_are_checked():
         node = [*good[:3], {**good[3], "packed": packed}]
         with pytest.raises(jc.CorruptStream, match="packed axes"):
             Reader([None] * 2).value(node)
+
+
+def test_scalars_of_numpy_are_arrays_and_dtypes_print_as_before():
+    found = through({"step": np.float64(1.5), "w": quantize(W, INT4_G32)})
+    assert found["step"] == 1.5 and found["step"].shape == ()
+    assert repr(found["w"].dtype) == repr(quantize(W, INT4_G32).dtype)
