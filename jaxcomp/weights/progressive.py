@@ -42,12 +42,20 @@ def progressive(group: int = 128, *, pad: bool = False) -> Transform:
 
     activation(progressive(), "int8") is W4A8.
     """
-    if group < 2:
-        raise UnsupportedInput(f"expected a group of at least 2 values, got {group}; choose 128")
+    if group < 2 or group % 2:
+        raise UnsupportedInput(
+            f"expected an even group of at least 2 values, got {group}; choose 128"
+        )
     format = UINT4_G128._replace(group=group, pad=pad, scale=SCALE, zero=ZERO)
 
     def compress(w, statistics, axes):
         matrix, place = to_matrix(w, axes)
+        if place.size_in % group and not pad:
+            raise UnsupportedInput(
+                f"expected a group that divides the packed axis of {place.size_in}, got {group}; "
+                "choose progressive(group) that does, or progressive(group, pad=True), which fills "
+                "up the last"
+            )
         return _round(matrix, format, w.dtype).placed(place)
 
     return Transform(compress, None, "progressive")

@@ -132,3 +132,10 @@ def test_a_second_weight_of_one_shape_compiles_nothing():
     assert compiled(progressive(48).compress, other, None, (-1,)) > 0
     with pytest.raises(UnsupportedInput, match="at least 2 values"):
         progressive(-1)
+    for wrong in (1, 3):
+        with pytest.raises(UnsupportedInput, match="even group"):
+            progressive(wrong)
+    with pytest.raises(
+        UnsupportedInput, match=r"axis of 192, got 40; .* progressive\(group, pad=T"
+    ):
+        made(WEIGHTS["heavy"], progressive(40))
