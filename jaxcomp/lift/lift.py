@@ -34,9 +34,11 @@ class lift:  # noqa: N801  a function with a report
 
     strict  raise MaterialisedLeaf where an operation needs a dense weight, naming both.
 
-    Works under jit, vmap, grad (of dense arguments, scales, zeros, factors), scan and shard_map.
-    Arguments that are not arrays (train=False, rngs=None) stay Python values. Called outside jit,
-    one compiled program is kept for each structure and shapes.
+    Works under jit, grad (of dense arguments, scales, zeros, factors), scan, shard_map and vmap, of
+    leaves over leading axes only. Derivatives are of reverse mode only: no jax.jvp or jax.jacfwd
+    through packed products. Arguments that are not arrays (train=False, rngs=None) stay Python
+    values. Called outside jit, one compiled program is kept for each structure and shapes: as with
+    jit, what fn closes over is read once, when that program is made.
     """
 
     def __init__(self, fn: Callable[..., Any], *, strict: bool = False):

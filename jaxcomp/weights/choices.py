@@ -61,6 +61,11 @@ def choices(
              or (path, weight, leaf) -> float, `alone` for one
     others   as compress
 
+    Where weights feed each other pass loss=alone(params, fitness), the rise of the model's own
+    loss. Output errors do not say how much a weight matters to the end: plans of the least sum of
+    them have measured worse than the uniform plan of the same bytes. A stack of layers (nn.scan) is
+    one leaf, so all of its layers take one version.
+
     All versions are held at once: for 2, 3, 4 and 8 bits about half of float32 params.
     """
     table: dict[str, dict[str, Choice]] = {}
