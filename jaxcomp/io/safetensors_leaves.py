@@ -3,7 +3,8 @@
     u64 length | {"__metadata__": {"jaxcomp": index}, name: {dtype, shape, data_offsets}} | bytes
 
 The names are the paths of parts in the tree: params/kernel/codes. The index, JSON in a string, says
-which of them make which leaf (tree_nodes.py). A file without it is a dict of plain arrays by name.
+which of them make which leaf (tree_nodes.py), and has the CRC-32 of the bytes of all arrays, which
+is compared where there is one. A file without an index is a dict of plain arrays by name.
 
 The format is read and written here: it is this small, and the library's front end for jax refuses
 float8 arrays. Nothing is taken from a file before all of its header was found to fit its length.
@@ -12,6 +13,7 @@ float8 arrays. Nothing is taken from a file before all of its header was found t
 import json
 import math
 import os
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -56,10 +58,11 @@ def save_safetensors(path: str | os.PathLike[str], tree: Any) -> int:
         raise UnsupportedInput(
             "expected a name of its own for each array, got two of one name; rename a key"
         )
-    index = json.dumps({"version": VERSION, "tree": node, "names": names}, allow_nan=False)
     codes = {name: code for code, name in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"jaxcomp": index}}
     order = sorted(range(len(names)), key=lambda i: (-arrays[i].dtype.itemsize, names[i]))
+    body = b"".join(arrays[i].tobytes() for i in order)
+    index = {"version": VERSION, "tree": node, "names": names, "crc32": zlib.crc32(body)}
+    header: dict[str, Any] = {"__metadata__": {"jaxcomp": json.dumps(index, allow_nan=False)}}
     end = 0
     for i in order:
         x = arrays[i]
@@ -78,8 +81,7 @@ def save_safetensors(path: str | os.PathLike[str], tree: Any) -> int:
     text += b" " * (-len(text) % ALIGNMENT)
     if len(text) > HEADER_LIMIT:
         raise UnsupportedInput(f"expected a header of at most {HEADER_LIMIT} bytes; split the tree")
-    parts = [len(text).to_bytes(8, "little"), text, *(arrays[i].tobytes() for i in order)]
-    data = b"".join(parts)
+    data = b"".join([len(text).to_bytes(8, "little"), text, body])
     write_atomic(path, data)
     return len(data)
 
@@ -101,7 +103,7 @@ def load_safetensors(path: str | os.PathLike[str], *, like: Any = None) -> Any:
         arrays[name] = on_device(np.frombuffer(raw, entry.dtype).reshape(entry.shape))
     if "jaxcomp" not in metadata:
         return arrays
-    saved = _tree(metadata["jaxcomp"], arrays)
+    saved = _tree(metadata["jaxcomp"], arrays, body)
     check_leaves(saved)
     if like is not None:
         return fill(saved, like)
@@ -113,7 +115,7 @@ def load_safetensors(path: str | os.PathLike[str], *, like: Any = None) -> Any:
     return saved
 
 
-def _tree(text: str, arrays: dict[str, Any]) -> Any:
+def _tree(text: str, arrays: dict[str, Any], body: np.ndarray) -> Any:
     try:
         index = json.loads(text)
         version, names = index["version"], index["names"]
@@ -121,6 +123,10 @@ def _tree(text: str, arrays: dict[str, Any]) -> Any:
             raise UnsupportedInput(
                 f"expected version {VERSION} of the index, got {ascii(version)[:40]}; install the "
                 "jaxcomp that wrote the file"
+            )
+        if index.get("crc32", found := zlib.crc32(body)) != found:
+            raise CorruptStream(
+                f"expected arrays of CRC-32 {index['crc32']!r:.20}, got {found}; fetch the file again"
             )
         if len(names) != len(arrays) or set(names) != set(arrays):
             raise CorruptStream("expected the arrays that the index names, got others")

@@ -137,3 +137,15 @@ def test_what_cannot_be_saved_is_named(tmp_path):
     with pytest.raises(UnsupportedInput, match="save_weights"):
         jc.io.save_safetensors(tmp_path / "x", {"a": np.ones(1, np.complex128)})
     assert not (tmp_path / "x").exists()
+
+
+def test_a_flipped_bit_of_an_array_is_corrupt(tmp_path):
+    path = tmp_path / "w.safetensors"
+    jc.io.save_safetensors(path, {"w": jnp.arange(8.0)})
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptStream, match="CRC-32"):
+        jc.io.load_safetensors(path)
+    path.write_bytes(bytes(data).replace(b'crc32', b'other'))  # as written before there was one
+    assert jc.io.load_safetensors(path)["w"].shape == (8,)
