@@ -126,7 +126,8 @@ def _tree(text: str, arrays: dict[str, Any], body: np.ndarray) -> Any:
             )
         if index.get("crc32", found := zlib.crc32(body)) != found:
             raise CorruptStream(
-                f"expected arrays of CRC-32 {index['crc32']!r:.20}, got {found}; fetch the file again"
+                f"expected arrays of CRC-32 {index['crc32']!r:.20}, got {found}; fetch the file "
+                "again"
             )
         if len(names) != len(arrays) or set(names) != set(arrays):
             raise CorruptStream("expected the arrays that the index names, got others")

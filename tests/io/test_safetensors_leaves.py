@@ -147,5 +147,5 @@ def test_a_flipped_bit_of_an_array_is_corrupt(tmp_path):
     path.write_bytes(data)
     with pytest.raises(CorruptStream, match="CRC-32"):
         jc.io.load_safetensors(path)
-    path.write_bytes(bytes(data).replace(b'crc32', b'other'))  # as written before there was one
+    path.write_bytes(bytes(data).replace(b"crc32", b"other"))  # as written before there was one
     assert jc.io.load_safetensors(path)["w"].shape == (8,)
