@@ -84,6 +84,11 @@ def _path(path: tuple[Any, ...]) -> str:
     return f"{name}/{inside}" if inside else name
 
 
+def named(path: str) -> str:
+    """The path for people to read: that of a lone array or leaf, the first argument, is empty."""
+    return path or "argument 0"
+
+
 def _is_array(x: Any) -> bool:
     if isinstance(x, np.ndarray | np.generic):
         return x.dtype.kind in "biufcV"  # V: bfloat16 and its like; text and objects stay

@@ -22,7 +22,7 @@ from jaxcomp.base import MaterialisedLeaf, UnsupportedInput
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.product import batched
 from jaxcomp.lift import convolution, lookup
-from jaxcomp.lift.call import Cached, Call, split
+from jaxcomp.lift.call import Cached, Call, named, split
 from jaxcomp.lift.product import rounds, transposed
 from jaxcomp.lift.report import Report, Row, row
 from jaxcomp.lift.view import JOIN, Source, View, whole
@@ -181,8 +181,8 @@ class _Packed:
             leaf = view.source.array
             raise MaterialisedLeaf(
                 f"expected every compressed leaf to stay packed, got {operation} on "
-                f"{view.source.path} ({leaf.describe()}): {why}; leave it out with where=, pack it "
-                "along another axis, or call lift without strict"
+                f"{named(view.source.path)} ({leaf.describe()}): {why}; leave it out with where=, "
+                "pack it along another axis, or call lift without strict"
             )
         self._write(view, operation, "dense", why)
         mesh = jax.typeof(view.source.array.parts[0]).sharding.mesh

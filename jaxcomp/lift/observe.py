@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxcomp.base import Statistic, UnsupportedInput
 from jaxcomp.formats.leaf import Leaf, dense
 from jaxcomp.lift import convolution
-from jaxcomp.lift.call import Call, split
+from jaxcomp.lift.call import Call, named, split
 from jaxcomp.lift.statistics import second_moment
 from jaxcomp.lift.view import Source, View, whole
 from jaxcomp.lift.walk import bind, evaluate
@@ -146,7 +146,8 @@ def _met(record: dict[str, Observation]) -> str:
     if not record:
         return "nothing of params is used"
     met = [
-        f"{path} by {', '.join(u.operation for u in seen.uses)}" for path, seen in record.items()
+        f"{named(path)} by {', '.join(u.operation for u in seen.uses)}"
+        for path, seen in record.items()
     ]
     return "met are " + "; ".join(met[:8])
 

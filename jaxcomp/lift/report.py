@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from jaxcomp.formats.leaf import Leaf
+from jaxcomp.lift.call import named
 
 
 class Row(NamedTuple):
@@ -44,7 +45,7 @@ class Report(NamedTuple):
         head = ("leaf", "format", "bytes", "bits", "operation", "ran", "why")
         body = [
             (
-                row.path,
+                named(row.path),
                 row.format,
                 f"{row.nbytes:,}",
                 f"{8 * row.nbytes / max(1, row.size):.2f}",

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import layout
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import check_finite
+from jaxcomp.lift.call import named
 from jaxcomp.lift.statistics import part
 from jaxcomp.tree import leaves, map_where
 from jaxcomp.weights.rtn import rtn
@@ -81,16 +82,16 @@ def compress(
             return w
         if not w.size:
             raise UnsupportedInput(
-                f"{path}: expected a weight with values, got shape {w.shape}; leave it out with "
-                "where="
+                f"{named(path)}: expected a weight with values, got shape {w.shape}; leave it "
+                "out with where="
             )
         place = _place(path, w, stats, axes)
         state = _state(path, transform, stats)
-        check_finite(jnp.asarray(w), path)
+        check_finite(jnp.asarray(w), named(path))
         try:
             made = stacked(transform, w, state, *place)
         except UnsupportedInput as error:
-            raise UnsupportedInput(f"{path}: {error}") from error
+            raise UnsupportedInput(f"{named(path)}: {error}") from error
         uses[id(w)] -= 1
         if donate and isinstance(w, jax.Array) and not uses[id(w)]:
             jax.block_until_ready(made)
@@ -126,15 +127,15 @@ def _why_none(params: Any, floats: Mapping[str, Any], stats: Any, where: Any) ->
     """What to say where nothing is selected."""
     packed = [path for path, leaf in leaves(params) if isinstance(leaf, Leaf)]
     matrices = [path for path, leaf in floats.items() if _is_matrix(leaf)]
-    known = f"the matrices are: {', '.join(matrices[:8]) or 'none'}"
+    known = f"the matrices are: {_list(matrices)}"
     if stats is not None and not {path for path, _ in leaves(params)} & set(stats):
         return (
-            f"expected stats of these params, got none of their paths but {', '.join(stats)}; "
+            f"expected stats of these params, got none of their paths but {_list(stats)}; "
             f"{known}. Pass what jc.observe returned for this very tree"
         )
     if packed and (not matrices if stats is None else any(path in stats for path in packed)):
         return (
-            f"expected weights to compress, got a tree where {', '.join(packed[:8])} are "
+            f"expected weights to compress, got a tree where {_list(packed)} are "
             "compressed already; pass the dense params"
         )
     if where is not None:
@@ -143,6 +144,11 @@ def _why_none(params: Any, floats: Mapping[str, Any], stats: Any, where: Any) ->
         f"expected a weight that is multiplied, got none; {known}. Name some with where=, and, if "
         "stats do not know them, axes="
     )
+
+
+def _list(paths: Iterable[str]) -> str:
+    """The first of them, to read."""
+    return ", ".join([named(path) for path in paths][:8]) or "none"
 
 
 def stacked(transform: Transform, w: Any, state: Any, axes: tuple[int, ...], leading: int) -> Any:
@@ -162,8 +168,8 @@ def _place(path: str, w: Any, stats: Any, axes: Any) -> tuple[tuple[int, ...], i
     seen = None if stats is None else stats.get(path)
     if seen is not None and seen.shape != tuple(w.shape):
         raise UnsupportedInput(
-            f"{path}: expected the shape that was observed, {seen.shape}, got {tuple(w.shape)}; "
-            "observe these params"
+            f"{named(path)}: expected the shape that was observed, {seen.shape}, got "
+            f"{tuple(w.shape)}; observe these params"
         )
     if seen is not None and seen.packed:
         return seen.packed, seen.leading
@@ -172,15 +178,15 @@ def _place(path: str, w: Any, stats: Any, axes: Any) -> tuple[tuple[int, ...], i
         return packed, max(0, w.ndim - max(2, len(packed) + 1, -packed[0]))
     if seen is None:
         raise UnsupportedInput(
-            f"expected {path} among the observed weights, got {', '.join(stats) or 'none'}; "
+            f"expected {named(path)} among the observed weights, got {_list(stats)}; "
             "observe a function that uses it, leave it out with where=, or pass axes="
         )
     met = {use.operation for use in seen.uses}
     if "gather" in met:  # rows that are looked up, and no more: each is packed along itself
         return (-1,), 0
     raise UnsupportedInput(
-        f"{path}: expected a product with the whole weight, got {', '.join(sorted(met))}; leave it "
-        "out with where=, or pass axes="
+        f"{named(path)}: expected a product with the whole weight, got {', '.join(sorted(met))}; "
+        "leave it out with where=, or pass axes="
     )
 
 
@@ -193,12 +199,12 @@ def _state(path: str, transform: Transform, stats: Any) -> Any:
     state = None if seen is None else part(need, seen.state)
     if state is None:
         raise UnsupportedInput(
-            f"{path}: expected statistics for {transform.name}, got none or others; pass "
+            f"{named(path)}: expected statistics for {transform.name}, got none or others; pass "
             f"stats=jc.observe(fn, params, batches, statistic={need.name}), of jc.weights"
         )
     if not all(jnp.isfinite(x).all() for x in jax.tree.leaves(state)):
         raise UnsupportedInput(
-            f"{path}: expected finite statistics for {transform.name}, got NaN or infinity; "
+            f"{named(path)}: expected finite statistics for {transform.name}, got NaN or infinity; "
             "observe batches without NaN, and a function that does not overflow on them"
         )
     return state

@@ -67,6 +67,17 @@ def test_a_kernel_is_named_only_where_it_runs():
         assert last[-2:] == ("blocked lax", "no kernel for the transposed product")
 
 
+def test_a_bare_leaf_is_named_by_its_argument():
+    fn = lambda w: jnp.abs(w)  # noqa: E731
+    assert str(jc.lift(fn).report(scaled(4, 4))).splitlines()[1].startswith("argument 0 ")
+    with pytest.raises(jc.MaterialisedLeaf, match="abs on argument 0"):
+        jc.lift(fn, strict=True)(scaled(4, 4))
+    with pytest.raises(jc.UnsupportedInput, match="met are argument 0 by abs"):
+        jc.observe(lambda w, x: jnp.abs(w), normal(4, 4), [normal(4)])
+    with pytest.raises(jc.UnsupportedInput, match=r"^argument 0: .*group=3"):
+        jc.weights.compress(normal(4, 4), jc.formats.INT8._replace(group=3), axes=-2)
+
+
 def test_a_report_of_nothing():
     found = jc.lift(lambda x: x + 1).report(normal(3))
     assert found == Report([], {})
