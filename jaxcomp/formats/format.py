@@ -37,7 +37,8 @@ class Format(NamedTuple):
     group  values that share a scale; -1: a whole row, one per output; None: the whole matrix
     table  the levels, ascending or not, 2**bits of them (a level may stand twice); a float dtype of
            8 bits, whose bit patterns are the codes; or None: the codes themselves
-    offset the level that means 0, of symmetric formats
+    offset the level that means 0, of symmetric formats; 0 leaves integers no negative levels, and
+           is for what has none, such as scales: such a format needs a name
     scale  how scales are stored: a dtype, "e8m0" (a power of two in a byte), or a Format
     zero   None: symmetric. "uint8": an integer. Another dtype, or a Format: any real number
     tile   codes per tile of packing (kernels/packing.py); 0: chosen when a weight is packed
@@ -57,6 +58,53 @@ class Format(NamedTuple):
 
     def __str__(self) -> str:
         return describe(self)
+
+
+def check(format: Format) -> None:
+    """UnsupportedInput for fields that make no format; those of formats of scales and zeros too."""
+
+    def demand(good: bool, field: str, expected: str):
+        if not good:
+            raise UnsupportedInput(
+                f"expected {expected}, got {field}={getattr(format, field)!r:.60}; start from a "
+                "constant of jc.formats and change it with _replace"
+            )
+
+    bits, group, table, tile = format.bits, format.group, format.table, format.tile
+    demand(type(bits) is int and 0 <= bits <= 8, "bits", "bits from 1 to 8, or TRITS")
+    if isinstance(table, str):
+        good = table.startswith("float8") and bits == 8 and _is_floating(table)
+        demand(good, "table", "levels, or the name of a float8 dtype for 8 bits")
+    elif table is not None or bits == TRITS:
+        count = 3 if bits == TRITS else 1 << bits
+        good = isinstance(table, tuple) and len(table) == count
+        good = good and all(isinstance(x, (int, float)) and np.isfinite(x) for x in table)
+        demand(good, "table", f"a tuple of {count} finite levels for bits={bits}")
+    good = isinstance(format.offset, (int, float)) and bool(np.isfinite(format.offset))
+    demand(good, "offset", "a finite number")
+    demand(group is None or type(group) is int and (group == -1 or group > 0), "group", GROUPS)
+    good = type(tile) is int and tile >= 0 and tile % least_tile(bits) == 0
+    demand(good, "tile", f"a multiple of {least_tile(bits)}, or 0")
+    demand(isinstance(format.name, str) and format.name.isprintable(), "name", "printable text")
+    for field, others in (("scale", ("e8m0",)), ("zero", (None, "uint8"))):
+        how = getattr(format, field)
+        if isinstance(how, Format):
+            check(how)
+        else:
+            words = ", ".join(map(str, others))
+            demand(
+                how in others or _is_floating(how), field, f"a floating dtype, {words} or a Format"
+            )
+
+
+GROUPS = "a group of at least 1, -1 for one scale per output, or None for one in all"
+
+
+def _is_floating(name: object) -> bool:
+    try:
+        return isinstance(name, str) and jnp.issubdtype(jnp.dtype(name), jnp.floating)
+    except TypeError:
+        return False
 
 
 def describe(format: Format) -> str:
@@ -145,7 +193,16 @@ def with_tile(format: Format, size: int) -> Format:
 
 
 def in_groups(w: Float[Array, "out in"], format: Format) -> Float[Array, "rows groups group"]:
-    """Rows cut into groups, filled up with zeros; one row and one group for a whole matrix."""
+    """Rows cut into groups, filled up with zeros; one row and one group for a whole matrix.
+
+    UnsupportedInput for a format that is none, or would lose all negative values.
+    """
+    check(format)
+    if format.zero is None and format.table is None and not format.offset and not format.name:
+        raise UnsupportedInput(
+            f"expected an offset for symmetric integers, got offset=0; it would make negative "
+            f"values 0: use offset={1 << (format.bits - 1)}, or zero='uint8'"
+        )
     size = padded_size(w.shape[1], format)
     if format.group is None:
         return w.reshape(1, 1, -1)

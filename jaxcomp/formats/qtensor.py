@@ -193,6 +193,7 @@ def from_codes(
 
     codes may have `size` columns, or as many as whole groups have.
     """
+    grids.check(format)
     format = grids.with_tile(format, size)
     padded = grids.padded_size(size, format)
     padded = -(-padded // format.tile) * format.tile
@@ -230,6 +231,9 @@ def _keep(x: jax.Array, how: "str | Format") -> Any:
     if how == "e8m0":  # the nearest power of two, in the exponent
         exponent = jnp.round(jnp.log2(jnp.maximum(x, 2.0**-126)))
         return jnp.clip(exponent + grids.E8M0_BIAS, 0, 254).astype(jnp.uint8)
+    if jnp.issubdtype(how, jnp.floating) and jnp.finfo(how).bits < 32:
+        most = float(jnp.finfo(how).max)
+        x = jnp.clip(x, -most, most)  # no infinity, so that the weight is finite
     return x.astype(how)
 
 

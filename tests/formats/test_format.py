@@ -99,3 +99,40 @@ def test_names():
     }
     for format, name in names.items():
         assert str(format) == name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bits": 9},
+        {"bits": 4.0},
+        {"table": (0.0, 1.0)},
+        {"bits": TRITS},
+        {"table": "float32"},
+        {"bits": 8, "table": "float8_e9m9"},
+        {"group": 0},
+        {"group": 32.0},
+        {"scale": "int8"},
+        {"scale": "e9m9"},
+        {"zero": "e8m0"},
+        {"tile": 3},
+        {"offset": 0},
+        {"name": "a\n"},
+    ],
+    ids=str,
+)
+def test_fields_that_make_no_format_are_named(fields):
+    with pytest.raises(UnsupportedInput, match="expected .*" + [*fields][-1]):
+        grids.in_groups(jnp.ones((2, 64)), F.INT4._replace(**fields))
+
+
+def test_every_constant_is_a_format():
+    formats = [value for name in dir(F) if isinstance(value := getattr(F, name), Format)]
+    assert len(formats) > 20
+    for format in formats:
+        grids.check(format)
+
+
+def test_scales_of_half_precision_stay_finite():
+    dense = F.quantize(jnp.full((64, 2), 1e9), F.INT4._replace(scale="float16")).dense()
+    np.testing.assert_array_equal(dense, np.float32(65504 * 7))
