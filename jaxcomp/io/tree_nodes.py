@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.formats.format import Format
+from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.layout import merged_axis
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.io.coded_array import Codes
@@ -154,6 +154,7 @@ class Reader:
         given = {key: from_static(x) for key, x in static.items()}
         if "packed" in given:
             _check_packed(given["packed"])
+        _check_static(given, name)
         if type(arrays.get("codes")) is int and (codes := packing_of(given)) is not None:
             self.codes[arrays["codes"]] = codes
         return cls(**{key: self.value(x) for key, x in arrays.items()}, **given)
@@ -292,6 +293,19 @@ def _checked_value(x):
     if type(x) not in (bool, int, float, str):
         raise UnsupportedInput(f"expected plain numbers and strings, got {type(x).__name__}")
     return x
+
+
+def _check_static(given: dict[str, Any], name: str) -> None:
+    """CorruptStream for formats that are none, and dtypes that no weight has."""
+    for key, x in given.items():
+        floating = isinstance(x, np.dtype) and jax.dtypes.issubdtype(x, np.floating)
+        if key == "dtype" and not floating:
+            raise CorruptStream(f"expected a floating dtype of {name}, got {ascii(x)[:40]}")
+        if isinstance(x, Format):
+            try:
+                check(x)
+            except UnsupportedInput as error:
+                raise CorruptStream(f"expected a format in {name}: {error}") from None
 
 
 def _check_packed(packed):

@@ -12,6 +12,7 @@ import pytest
 
 import jaxcomp as jc
 import jaxcomp.formats as formats
+from jaxcomp.base import CorruptStream
 from jaxcomp.formats import INT4_G32, TERNARY, UINT4_G32, quantize
 from jaxcomp.formats.leaf import Leaf, leaf_class
 from jaxcomp.formats.sum import Sum
@@ -173,3 +174,21 @@ def test_scalars_of_numpy_are_arrays_and_dtypes_print_as_before():
     found = through({"step": np.float64(1.5), "w": quantize(W, INT4_G32)})
     assert found["step"] == 1.5 and found["step"].shape == ()
     assert repr(found["w"].dtype) == repr(quantize(W, INT4_G32).dtype)
+
+
+@pytest.mark.parametrize(
+    "field,value",
+    [
+        ("dtype", {"dtype": "int32"}),
+        ("dtype", 4),
+        ("format", {"Format": {"bits": 4, "name": "a\x1b[2J"}}),
+        ("format", {"Format": {"bits": 4, "table": [0.0, 1.0]}}),
+        ("format", {"Format": {"bits": 4, "scale": {"Format": {"bits": 99}}}}),
+    ],
+)
+def test_static_fields_that_no_leaf_has_are_corrupt(field, value):
+    writer = Writer()
+    node = writer.node(quantize(W, INT4_G32))
+    node[3][field] = value
+    with pytest.raises(CorruptStream, match="of QTensor|in QTensor"):
+        Reader([None] * len(writer.rows)).value(node)
