@@ -80,6 +80,14 @@ class Leaf:
     def layout(self) -> Layout:
         return Layout(self.shape, tuple(axis for axis, _ in self.packed))
 
+    def __array__(self, *_, **__):
+        raise UnsupportedInput(
+            f"expected an array, got a {type(self).__name__}: a compressed weight; call "
+            "jc.lift(fn) on the function that uses it, or leaf.dense()"
+        )
+
+    __jax_array__ = __array__
+
     def map_free(self, axis: int, function: Callable[[jax.Array, int], jax.Array]) -> "Leaf":
         """The leaf with function(part, axis) in place of every part that has the free axis.
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
+from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.leaf import dense, is_leaf, map_leading, part_axis
 
 F = jc.formats
@@ -52,3 +53,10 @@ def test_parts_without_a_free_axis_are_left_alone_by_map_free():
 def test_shapes_alone_make_a_leaf():
     leaf = jax.eval_shape(lambda w: F.quantize(w, F.INT4_G32, 1), W)
     assert leaf.shape == W.shape and leaf.nbytes == W.size // 2 + 2 * W.size // 32
+
+
+def test_a_leaf_where_an_array_belongs_says_what_to_call():
+    leaf = F.quantize(W, F.INT8, 1)
+    for use in (np.asarray, jnp.asarray, lambda leaf: jnp.ones((2, 2)) @ leaf):
+        with pytest.raises(UnsupportedInput, match=r"got a QTensor.*jc.lift\(fn\).*leaf.dense\(\)"):
+            use(leaf)
