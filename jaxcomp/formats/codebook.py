@@ -83,7 +83,7 @@ class Codebook(Leaf):
         books = f"{self.books} x " if self.books > 1 else ""
         return f"codebook {books}{self.bits} bits of {self.vector}"
 
-    def kernel(self, platform: str) -> tuple[str, str]:
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
         return "blocked lax", "" if platform == "cpu" else f"no kernel for codebooks on {platform}"
 
     def placed(self, place: Layout) -> "Codebook":

@@ -67,7 +67,7 @@ class GridChoice(Leaf):
     def describe(self) -> str:
         return f"{self.format}, of {len(self.tables)} tables"
 
-    def kernel(self, platform: str) -> tuple[str, str]:
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
         return "blocked lax", "" if platform == "cpu" else f"no kernel for tables on {platform}"
 
     def placed(self, place: Layout) -> "GridChoice":

@@ -65,7 +65,7 @@ class Latent(Leaf):
     def describe(self) -> str:
         return f"latent {self.format}"
 
-    def kernel(self, platform: str) -> tuple[str, str]:
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
         return "rounded floats", "it is in training: freeze it"
 
     def placed(self, place: Layout) -> "Latent":

@@ -46,8 +46,11 @@ class Leaf:
         """What the leaf is made of, in a few characters, for reports."""
         raise NotImplementedError
 
-    def kernel(self, platform: str) -> tuple[str, str]:
-        """(what multiplies it on "cpu", "cuda" or "tpu", why not something faster, if so)."""
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
+        """(what multiplies it on "cpu", "cuda" or "tpu", why not something faster, if so).
+
+        dtype: of x; the leaf's own where it is not given.
+        """
         raise NotImplementedError
 
     @property

@@ -59,7 +59,7 @@ class LowRank(Leaf):
         kind = self.outer.dtype if not isinstance(self.outer, QTensor) else self.outer.describe()
         return f"rank {self.rank} {kind}".removesuffix(" per channel")
 
-    def kernel(self, platform: str) -> tuple[str, str]:
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
         return "two thin products", ""
 
     def placed(self, place: Layout) -> "LowRank":

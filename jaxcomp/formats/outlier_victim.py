@@ -69,7 +69,7 @@ class OutlierVictim(Leaf):
     def describe(self) -> str:
         return str(self.format)
 
-    def kernel(self, platform: str) -> tuple[str, str]:
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
         return "blocked lax", "" if platform == "cpu" else f"no kernel for pairs on {platform}"
 
     def placed(self, place: Layout) -> "OutlierVictim":

@@ -84,7 +84,7 @@ class QTensor(Leaf):
         out = run(x, *kept, **self._static(), axis=1 if left else 0)
         return out.reshape(x.shape[0], *left, *right)
 
-    def kernel(self, platform: str) -> tuple[str, str]:
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
         if platform == "cpu":
             return "blocked lax", ""
         axis = self.codes.ndim + merged_axis(self.packed)
@@ -97,7 +97,7 @@ class QTensor(Leaf):
         def stored(size, dtype):
             return jax.ShapeDtypeStruct((size, outputs) if right else (outputs, size), dtype)
 
-        x = jax.ShapeDtypeStruct((1, self.layout.size_in), self.dtype)
+        x = jax.ShapeDtypeStruct((1, self.layout.size_in), dtype or self.dtype)
         codes, scales = stored(length, self.codes.dtype), stored(groups, jnp.float32)
         if quant_matmul.supports(x, codes, scales, storage=storage, platform=platform):
             return "quant_matmul", ""

@@ -53,8 +53,8 @@ class Selected(Leaf):
         size = math.prod(size for _, size in self.packed)
         return f"{self.inner.describe()} of {self.inner.packed[0][1]}/{size} inputs"
 
-    def kernel(self, platform: str) -> tuple[str, str]:
-        return self.inner.kernel(platform)
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
+        return self.inner.kernel(platform, dtype)
 
     def placed(self, place: Layout) -> "Selected":
         """From the matrix [out, in] that it is, to where `place` says."""

@@ -59,7 +59,7 @@ class SparseNM(Leaf):
         kind = values.describe() if isinstance(values, QTensor) else str(values.dtype)
         return f"{self.n}:{self.m} {kind}"
 
-    def kernel(self, platform: str) -> tuple[str, str]:
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
         why = f"no kernel for {self.n}:{self.m} sparsity on {platform}"
         return "blocked lax", "" if platform == "cpu" else why
 

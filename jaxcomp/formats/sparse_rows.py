@@ -63,7 +63,7 @@ class SparseRows(Leaf):
         kind = values.describe() if isinstance(values, QTensor) else str(values.dtype)
         return f"sparse {kind}, gaps of {self.bits} bits"
 
-    def kernel(self, platform: str) -> tuple[str, str]:
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
         why = f"no kernel for unstructured sparsity on {platform}"
         return "blocked lax", "" if platform == "cpu" else why
 

@@ -38,8 +38,8 @@ class Sum(Leaf):
     def describe(self) -> str:
         return " + ".join(term.describe() for term in self.terms)
 
-    def kernel(self, platform: str) -> tuple[str, str]:
-        names, reasons = zip(*(term.kernel(platform) for term in self.terms), strict=True)
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
+        names, reasons = zip(*(term.kernel(platform, dtype) for term in self.terms), strict=True)
         return " + ".join(dict.fromkeys(names)), next(filter(None, reasons), "")
 
     def placed(self, place: Layout) -> "Sum":

@@ -86,13 +86,14 @@ class Transformed(Leaf):
             added.append(f"x {activation_name(self.activation)}")
         return " / ".join([self.inner.describe(), *added])
 
-    def kernel(self, platform: str) -> tuple[str, str]:
-        name, why = self.inner.kernel(platform)
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
+        name, why = self.inner.kernel(platform, dtype)
         if self.activation is None:
             return name, why
         first = self.inner.terms[0] if isinstance(self.inner, Sum) else self.inner
         if self.activation == "int8" and _is_integer(first):
-            return f"{name} of integers", why
+            own = first.kernel(platform, dtype)[0]
+            return name.replace(own, f"{own} of integers", 1), why
         return name, why or f"x is rounded to {activation_name(self.activation)} in floats"
 
     def placed(self, place: Layout) -> "Transformed":

@@ -119,6 +119,7 @@ def test_kernels_are_named_per_platform():
     four = F.quantize(np.ones((128, 64), np.float32), F.INT4_G128)
     three = F.quantize(np.ones((128, 64), np.float32), F.INT3)
     assert four.kernel("cpu") == ("blocked lax", "") and four.kernel("cuda")[0] == "quant_matmul"
+    assert four.kernel("cuda", jnp.float64)[0] == "blocked lax"  # as x is, not as the leaf
     name, why = three.kernel("cuda")
     assert name == "blocked lax" and "int3" in why
 
