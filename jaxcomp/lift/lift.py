@@ -117,7 +117,7 @@ class _Packed:
     def product(self, view, x, plan, equation):
         leaf, place = view.source.array, view.source.array.layout
         others = tuple(axis for axis in place.free if axis not in plan.batch)
-        name, why = leaf.kernel(self.platform)
+        name, why = leaf.kernel(self.platform, x.dtype)
         if plan.contracted == _sizable(leaf, place.axes):
             run = batched
         elif plan.contracted == _sizable(leaf, others) and not rounds(leaf):
@@ -145,7 +145,7 @@ class _Packed:
             return summed
         if _sizable(leaf, summed) != _sizable(leaf, leaf.layout.axes):
             return f"it sums over axes {summed}, and is packed along {leaf.layout.axes}"
-        self._write(view, "conv_general_dilated", *leaf.kernel(self.platform))
+        self._write(view, "conv_general_dilated", *leaf.kernel(self.platform, x.dtype))
         dtype = equation.outvars[0].aval.dtype
 
         def multiply(view, x):

@@ -37,7 +37,7 @@ class Scaled(Leaf):
     def describe(self):
         return "scaled"
 
-    def kernel(self, platform):
+    def kernel(self, platform, dtype=None):
         return f"scaled on {platform}", ""
 
 
