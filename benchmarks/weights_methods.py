@@ -12,7 +12,7 @@ import jaxcomp as jc
 from benchmarks.weights_tasks import kl
 
 F, W = jc.formats, jc.weights
-TRAINING_STEPS, TRAINING_RATE = 1500, 1e-3  # of quantisation-aware training: minutes on two cores
+TRAINING_STEPS, TRAINING_RATE = 300, 1e-3  # of quantisation-aware training: two minutes a row
 
 
 class Section(NamedTuple):
