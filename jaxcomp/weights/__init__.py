@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.choices import choices as choices
     from jaxcomp.weights.choices import plan_of as plan_of
     from jaxcomp.weights.compress import compress as compress
+    from jaxcomp.weights.distil import distil as distil
     from jaxcomp.weights.double_rounding import at_bits as at_bits
     from jaxcomp.weights.double_rounding import double_rounding as double_rounding
     from jaxcomp.weights.entropy_constrained import entropy_constrained as entropy_constrained
@@ -53,6 +54,7 @@ load_on_use(
         "choices": ("alone", "assemble", "choices", "plan_of"),
         "aqt": ("aqt",),
         "compress": ("compress",),
+        "distil": ("distil",),
         "double_rounding": ("at_bits", "double_rounding"),
         "eora": ("eora",),
         "entropy_constrained": ("entropy_constrained",),

@@ -6,11 +6,8 @@ which of their axes are packed; without it, `axes` must say so.
 """
 
 import collections
-import contextlib
 import inspect
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -25,10 +22,10 @@ from jaxcomp.formats.qtensor import check_finite
 from jaxcomp.lift.call import named
 from jaxcomp.lift.statistics import part
 from jaxcomp.tree import leaves, map_where
+from jaxcomp.weights.progress import progress
 from jaxcomp.weights.rtn import rtn
 
 Axes = int | tuple[int, ...]
-QUIET_SECONDS = 2.0  # what is done by then needs no progress bar
 
 
 def compress(
@@ -98,7 +95,7 @@ def compress(
             w.delete()
         return made
 
-    with _progress(len(chosen)) as advance:
+    with progress(len(chosen)) as advance:
         return map_where(one, params, lambda path, leaf: path in chosen)
 
 
@@ -222,30 +219,3 @@ def _is_float(leaf: Any) -> bool:
 
 def _is_matrix(leaf: Any) -> bool:
     return leaf.ndim >= 2
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Yields advance(path): a bar on stderr where that is a terminal and the work is long."""
-    start = time.monotonic()
-    bars: list[Any] = []
-    done = 0
-
-    def advance(path):
-        nonlocal done
-        if not bars and sys.stderr.isatty() and time.monotonic() - start > QUIET_SECONDS:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            bars.append(Progress(console=Console(file=sys.stderr), transient=True))
-            bars[0].add_task("", total=total)
-            bars[0].start()
-        for bar in bars:
-            bar.update(bar.task_ids[0], completed=done, description=path)
-        done += 1
-
-    try:
-        yield advance
-    finally:
-        for bar in bars:
-            bar.stop()

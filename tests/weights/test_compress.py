@@ -1,6 +1,5 @@
 """compress: which leaves, along which axes, with how much memory, and what it refuses."""
 
-import importlib
 from typing import Any, NamedTuple
 
 import chex
@@ -13,7 +12,7 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.base import Transform
 from jaxcomp.lift.statistics import both, max_magnitude, mean_magnitude, second_moment
-from jaxcomp.weights.compress import _progress, compress
+from jaxcomp.weights.compress import compress
 
 INT4 = jc.formats.INT4._replace(group=16)
 RTN = jc.weights.rtn(INT4)
@@ -163,17 +162,6 @@ def test_a_second_weight_of_a_shape_compiles_nothing():
     method = Transform(lambda w, statistics, axes: quantize(w), None, "mine")
     small = compress({"a": _normal(32, 8), "b": _normal(3, 32, 8)}, method, axes=-2)
     assert small["b"].codes.shape == (3, 16, 8)
-
-
-def test_progress_shows_only_long_work_on_a_terminal(monkeypatch, capsys):
-    module = importlib.import_module("jaxcomp.weights.compress")
-    for terminal, patience, shown in ((False, -1, False), (True, 60, False), (True, -1, True)):
-        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
-        monkeypatch.setattr(module, "QUIET_SECONDS", patience)
-        with _progress(2) as advance:
-            advance("first")
-            advance("second")
-        assert bool(capsys.readouterr().err) == shown
 
 
 def test_a_format_stands_for_rounding_to_nearest():
