@@ -13,7 +13,7 @@ lowest and the highest), since a scale of few bits times a level is exact in flo
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,8 +60,13 @@ class Format(NamedTuple):
         return describe(self)
 
 
-def check(format: Format) -> None:
-    """UnsupportedInput for fields that make no format; those of formats of scales and zeros too."""
+def check(format: Any) -> None:
+    """UnsupportedInput for what is no Format, as a string, and for fields that make none; those of
+    formats of scales and zeros too."""
+    if not isinstance(format, Format):
+        raise UnsupportedInput(
+            f"expected a jc.formats.Format, got {format!r:.60}; pass jc.formats.INT4_G128, say"
+        )
 
     def demand(good: bool, field: str, expected: str):
         if not good:
@@ -105,6 +110,21 @@ def _is_floating(name: object) -> bool:
         return isinstance(name, str) and jnp.issubdtype(jnp.dtype(name), jnp.floating)
     except TypeError:
         return False
+
+
+def check_storage(how: Any) -> None:
+    """UnsupportedInput for what stores no real numbers: neither a Format nor a floating dtype."""
+    if isinstance(how, Format):
+        return check(how)
+    try:
+        good = how is not None and jnp.issubdtype(jnp.dtype(how), jnp.floating)
+    except TypeError:
+        good = False
+    if not good:
+        raise UnsupportedInput(
+            f"expected a jc.formats.Format or a floating dtype, got {how!r:.60}; pass "
+            "jc.formats.INT8 or jnp.bfloat16, say"
+        )
 
 
 def describe(format: Format) -> str:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxcomp.formats.format import Format
+from jaxcomp.formats.format import Format, check_storage
 from jaxcomp.formats.layout import Layout, from_matrix, merged_axis, unmerge
 from jaxcomp.formats.leaf import Leaf, dense, is_shared, leaf_class, map_leading, static
 from jaxcomp.formats.qtensor import QTensor, from_groups
@@ -79,6 +79,7 @@ def low_rank(
 
     A Format has one scale per output of outer, and one per row of inner: its group is not used.
     """
+    check_storage(factors)
     size = inner.shape[1]
     flat = inner.reshape(1, -1)
     if isinstance(factors, Format):

@@ -90,6 +90,7 @@ def sparse_nm(
         raise UnsupportedInput(
             f"expected 0 < n <= m <= 256, got n={n}, m={m}; 2 and 4 are what hardware knows"
         )
+    grids.check_storage(values)
     size = w.shape[1]
     grouped = jnp.pad(w, ((0, 0), (0, -size % m))).reshape(w.shape[0], -1, m)
     places = jnp.sort(jax.lax.top_k(jnp.abs(grouped), n)[1], -1)

@@ -85,6 +85,7 @@ def sparse_rows(
     gap_bits and capacity are those that take the fewest bytes, unless given: give them to stack
     leaves. values: a dtype, or a Format of the kept values. CapacityError where they do not fit.
     """
+    grids.check_storage(values)
     host = np.asarray(w)
     value_bits = values.bits if isinstance(values, Format) else 8 * jnp.dtype(values).itemsize
     widths = GAP_BITS if gap_bits is None else [gap_bits]

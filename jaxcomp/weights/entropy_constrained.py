@@ -58,6 +58,7 @@ def entropy_constrained(
     output  the loss is the squared error of the outputs, averaged over vectors (needs the second
             moment), not that of the weight
     """
+    grids.check(format)
     if (step is None) == (slope is None) or not (step or slope or 0) > 0:
         raise UnsupportedInput(
             f"expected a positive step or slope, got step={step} and slope={slope}; step=0.5 gives "

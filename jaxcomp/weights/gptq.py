@@ -28,7 +28,7 @@ from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.formats.qtensor import from_codes, read, store
 from jaxcomp.lift.statistics import second_moment
-from jaxcomp.weights.rtn import check_format, clipped
+from jaxcomp.weights.rtn import clipped
 
 ORDERS = ("none", "activation", "group")
 TRIES = 4  # damping grows tenfold each time: beyond 10 times the mean little of H is left
@@ -72,7 +72,7 @@ def gptq(
     Warns with Damped where more damping was needed, also if the transform runs outside of jit only.
     Rows are independent: a weight that is sharded over its outputs stays so, under jit as well.
     """
-    check_format(format)
+    grids.check(format)
     if order not in ORDERS:
         raise UnsupportedInput(f"expected order among {ORDERS}, got {order!r}; choose one of them")
     if damping < 0 or block < 1:

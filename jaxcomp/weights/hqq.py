@@ -39,6 +39,7 @@ def hqq(format: Format, *, norm: float = 0.7, steps: int = 20) -> Transform:
 
     UnsupportedInput where zeros are integers or absent.
     """
+    grids.check(format)
     if format.zero in (None, "uint8"):
         raise UnsupportedInput(
             f"expected a format whose zeros are real numbers, got zero={format.zero!r}; "

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from jaxcomp.base import Transform, UnsupportedInput
 from jaxcomp.formats.float4 import FP4
-from jaxcomp.formats.format import Format
+from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.grid_choice import choose
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.formats.transformed import activation_format, with_activation
@@ -46,6 +46,7 @@ def llm_fp4(
                 several a GridChoice, with a byte more per scale
     activation  what x 2^-k is rounded to: FP4, a name, or None for weights alone
     """
+    check(format)
     bits = format.bits
     if not 3 <= bits <= 8:
         raise UnsupportedInput(f"expected 3 to 8 bits, got {bits}; choose among these")

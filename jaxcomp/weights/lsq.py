@@ -29,6 +29,7 @@ from jaxcomp.formats.layout import to_matrix
 
 def lsq(format: Format) -> Transform:
     """Data-free: the weights as Latent leaves, ready to train. format: a symmetric one."""
+    grids.check(format)
 
     def compress(w, statistics, axes):
         matrix, place = to_matrix(w, axes)

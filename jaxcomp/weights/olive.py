@@ -12,7 +12,7 @@ tensor.
 """
 
 from jaxcomp.base import Transform
-from jaxcomp.formats.format import Format
+from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.integer import INT4
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.formats.outlier_victim import outlier_victim
@@ -20,6 +20,7 @@ from jaxcomp.formats.outlier_victim import outlier_victim
 
 def olive(format: Format = INT4) -> Transform:
     """Data-free. format: of 4 bits; its group, an even number or -1, and scale are used."""
+    check(format)
     format = format._replace(name="olive4")
 
     def compress(w, statistics, axes):

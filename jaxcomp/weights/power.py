@@ -12,7 +12,7 @@ the integer below the most negative one is used.
 """
 
 from jaxcomp.base import Transform, UnsupportedInput
-from jaxcomp.formats.format import Format
+from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.grid_choice import Tables, choose
 from jaxcomp.formats.integer import INT4
 from jaxcomp.formats.layout import to_matrix
@@ -24,6 +24,7 @@ EXPONENTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 1 / 3)
 def power(format: Format = INT4, *, exponents: tuple[float, ...] = EXPONENTS) -> Transform:
     """Data-free. format: its bits, 2 to 8, group and scale. One exponent makes a QTensor, which
     the packed kernels multiply; several a GridChoice, with a byte more per scale."""
+    check(format)
     if not exponents or not all(0.1 <= a <= 1 for a in exponents):
         raise UnsupportedInput(f"expected exponents from 0.1 to 1, got {exponents}; 0.5 is usual")
     tables = powers(format.bits, exponents)

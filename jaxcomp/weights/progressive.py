@@ -42,9 +42,9 @@ def progressive(group: int = 128, *, pad: bool = False) -> Transform:
 
     activation(progressive(), "int8") is W4A8.
     """
-    if group < 2 or group % 2:
+    if type(group) is not int or group < 2 or group % 2:
         raise UnsupportedInput(
-            f"expected an even group of at least 2 values, got {group}; choose 128"
+            f"expected an even group of at least 2 values, got {group!r}; choose 128"
         )
     format = UINT4_G128._replace(group=group, pad=pad, scale=SCALE, zero=ZERO)
 

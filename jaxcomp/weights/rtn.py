@@ -8,14 +8,13 @@ convention of Frantar et al., GPTQ, 2022 (reference code); 2 is the mean squared
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcomp.base import Transform, UnsupportedInput
+from jaxcomp.base import Transform
 from jaxcomp.formats import format as grids
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import to_matrix
@@ -26,20 +25,13 @@ STEPS = 80  # the range is shrunk by up to 79 %
 
 def rtn(format: Format, *, clip: bool = False, norm: float = 2.4) -> Transform:
     """Data-free. clip searches the range of each group."""
-    check_format(format)
+    grids.check(format)
 
     def compress(w, statistics, axes):
         matrix, place = to_matrix(w, axes)
         return _round(matrix, format, clip, norm, w.dtype).placed(place)
 
     return Transform(compress, None, "rtn")
-
-
-def check_format(format: Any) -> None:
-    if not isinstance(format, Format):
-        raise UnsupportedInput(
-            f"expected a jc.formats.Format, got {format!r}; pass jc.formats.INT4_G128, say"
-        )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))

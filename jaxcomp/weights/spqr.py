@@ -59,6 +59,7 @@ def spqr(
     outliers  the share of each output's weights that are kept apart, 0 to 0.5
     order, damping, block, report: as gptq
     """
+    grids.check(format)
     if format.zero is None or format.group is None:
         raise UnsupportedInput(
             f"expected an asymmetric format of groups or rows, got {format}; use spqr.SPQR3, or "

@@ -1,6 +1,7 @@
 """Grids: nearest levels and their ties, ranges, padding, tiles."""
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -124,6 +125,22 @@ def test_names():
 def test_fields_that_make_no_format_are_named(fields):
     with pytest.raises(UnsupportedInput, match="expected .*" + [*fields][-1]):
         grids.in_groups(jnp.ones((2, 64)), F.INT4._replace(**fields))
+
+
+def test_what_is_no_format_is_named(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
+    w = jnp.ones((4, 8))
+    for what in ("int4", None, jnp.int8):
+        with pytest.raises(UnsupportedInput, match=r"expected a jc.formats.Format, got"):
+            F.quantize(w, what)
+
+
+@pytest.mark.parametrize("what", ["int4", None, jnp.int8, "e8m0", 4, F.INT4._replace(bits=9)])
+def test_what_stores_no_real_numbers_is_named(what):  # jax has an int4, to which they would be cut
+    with pytest.raises(UnsupportedInput, match="floating dtype, got|expected bits from 1"):
+        F.low_rank(jnp.ones((4, 2)), jnp.ones((2, 8)), factors=what)
+    grids.check_storage(jnp.bfloat16)
+    grids.check_storage(F.INT4)
 
 
 def test_every_constant_is_a_format():

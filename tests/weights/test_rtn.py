@@ -63,11 +63,16 @@ def test_the_error_falls_with_every_bit_and_bytes_are_those_of_codes_and_scales(
     assert [leaf.nbytes for leaf in leaves] == [24 * (8 * b + 4 * 2) for b in range(2, 9)]
 
 
-def test_what_is_no_format_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    "name",
+    "activation adaquant awq entropy_constrained eora gptq hadamard hqq llm_fp4 lorc lsq olive "
+    "power rex rtn smoothquant spqr".split(),
+)
+@pytest.mark.parametrize("what", ["int4", None, 4, type])
+def test_no_method_takes_what_is_no_format(name, what, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
-    for method in (rtn, jc.weights.gptq):
-        with pytest.raises(jc.UnsupportedInput, match=r"expected a jc.formats.Format, got 'int4'"):
-            method("int4")
+    with pytest.raises(jc.UnsupportedInput, match=r"expected a (jc.formats\.)?Format.*pass jc\."):
+        getattr(jc.weights, name)(what)
 
 
 def test_a_second_weight_of_the_same_shape_compiles_nothing():
