@@ -5,14 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
 import jaxcomp as jc
 from benchmarks.weights_tasks import kl
 
 F, W = jc.formats, jc.weights
-TRAINING_STEPS, TRAINING_RATE = 300, 1e-3  # of quantisation-aware training: two minutes a row
+TRAINING_STEPS = 300  # of quantisation-aware training: two minutes a row
 
 
 class Section(NamedTuple):
@@ -33,9 +31,10 @@ def padded(format):
 
 
 def at_bits(symmetric, asymmetric):
-    """Weight-only methods on one grid."""
+    """Weight-only methods on one grid, or on their own of as many bits."""
     f, u = padded(symmetric), padded(asymmetric)
-    return {
+    bits, group = f.bits, f.group
+    rows = {
         "rtn": by(W.rtn(u)),
         "rtn, clipped": by(W.rtn(u, clip=True)),
         "hqq": by(W.hqq(u._replace(zero="bfloat16"))),
@@ -44,9 +43,24 @@ def at_bits(symmetric, asymmetric):
         "gptq": by(W.gptq(u)),
         "gptq, clipped": by(W.gptq(u, clip=True)),
         "awq of gptq": by(W.awq(W.gptq(u))),
+        "adaquant": by(W.adaquant(u)),
+        "adaquant of gptq": by(W.adaquant(u, start="gptq")),
         "rtn, symmetric": by(W.rtn(f)),
         "gptq, symmetric": by(W.gptq(f)),
     }
+    if bits > 2:
+        rows |= {"power": by(W.power(f)), "llm_fp4": by(W.llm_fp4(f))}
+    if bits == 4:
+        rows |= {"olive": by(W.olive(f))}
+    if group == 32:
+        if bits < 8:
+            rows |= {"spqr": by(W.spqr(padded(W.SPQR3._replace(bits=bits))))}
+        if bits == 4:
+            rows |= {"progressive": by(W.progressive(group, pad=True))}
+    if bits in (4, 8):
+        half = f._replace(bits=bits // 2, offset=1 << bits // 2 - 1)
+        rows |= {f"rex, 2 terms of {half.bits} bits": by(W.rex(half))}
+    return rows
 
 
 def rounded_activations(weights, activation):
@@ -109,34 +123,43 @@ def evolved(task, table, uniform):
     return plan
 
 
+def masked(fn):
+    """fn(params, tokens, mask), alike for every params where the mask is False."""
+    return lambda params, tokens, mask: jnp.where(mask[..., None], fn(params, tokens), 0.0)
+
+
 def trained(method):
-    """Quantisation-aware training against the float model's own distribution."""
+    """Quantisation-aware training towards the float model's own distribution."""
 
     def build(task, stats):
         small = W.compress(task.params, method, stats=stats)
-        student = jc.lift(task.fn)
-        schedule = optax.cosine_decay_schedule(TRAINING_RATE, TRAINING_STEPS)
-        optimiser = optax.adam(schedule)
-
-        @jax.jit
-        def step(small, state, tokens, mask):
-            def loss(small):
-                apart = kl(task.fn(task.params, tokens), student(small, tokens))
-                return (apart * mask).sum() / mask.sum()
-
-            gradient = jax.grad(loss)(small)
-            updates, state = optimiser.update(gradient, state, small)
-            return optax.apply_updates(small, updates), state
-
-        state = optimiser.init(small)
-        order = np.random.default_rng(0)
-        for i in range(TRAINING_STEPS):
-            if i % len(task.training) == 0:
-                turn = order.permutation(len(task.training))
-            small, state = step(small, state, *task.training[turn[i % len(turn)]])
+        small = W.distil(
+            masked(task.fn),
+            small,
+            lambda small: small,
+            task.training,
+            reference=task.params,
+            steps=TRAINING_STEPS,
+        )
         return F.freeze(small)
 
     return build
+
+
+def in_files():
+    """Rounding that knows that codes are coded: what counts is the size of the file."""
+    rows = {"gptq, uint3 g32": by(W.gptq(padded(F.UINT3_G32)))}
+    rows |= {"gptq, uint2 g32, clipped": by(W.gptq(padded(F.UINT2_G32), clip=True))}
+    for step in (0.4, 0.55, 0.75, 1.0):
+        rows[f"entropy_constrained, step {step}"] = by(W.entropy_constrained(step=step))
+        rows[f"entropy_constrained, step {step}, output"] = by(
+            W.entropy_constrained(step=step, output=True)
+        )
+    for slope in (3e-3, 1e-2):
+        rows[f"entropy_constrained, slope {slope}, output"] = by(
+            W.entropy_constrained(slope=slope, output=True)
+        )
+    return rows
 
 
 def number_formats():
@@ -192,6 +215,7 @@ SECTIONS = {
             "paretoq 4": trained(W.paretoq(4)),
         },
     ),
+    "stories files": Section("stories", "rounding for a file", in_files()),
     "stories 172": Section(
         "stories",
         "the matrix of 172 inputs at 4 bits",
