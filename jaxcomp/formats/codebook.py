@@ -1,9 +1,10 @@
 """Codebook: runs of d inputs are vectors of a table, or sums of one vector from each of M tables.
 
-    w[o, v d : v d + d] = scale[o] * sum over m of table[o or 0, segment(v), m, code[o, v, m]]
+    w[o, v d : v d + d] = scale[o] * sum over m of table[t(o), segment(v), m, code[o, v, m]]
 
-A table may be one for all outputs or one for each, and one for all inputs or one for each of S
-segments of them. codes take `bits` each: packed up to 8 bits, and two bytes beyond.
+A table may be one for all outputs, one for each, or one of a few that each output chooses by a
+byte; and one for all inputs or one for each of S segments of them. codes take `bits` each: packed
+up to 8 bits, and two bytes beyond.
 """
 
 import functools
@@ -22,11 +23,14 @@ from jaxcomp.formats.layout import Layout, merged_axis
 from jaxcomp.formats.leaf import Leaf, is_shared, leaf_class, static
 from jaxcomp.kernels import packing
 
+MOST_TABLES = 256  # to choose among: choices are bytes
+
 
 @leaf_class
 class Codebook(Leaf):
     """codes u8 or u16 [..., vectors * M packed, ...]; table [..., S * M * levels * d, ...];
-    scales [..., groups, ...], or None. `codebook` and `additive` make them."""
+    scales [..., groups, ...], or None; choices u8 [..., 1, ...] where outputs share some tables of
+    2**bits levels, which then lie end to end, or None. `codebook` and `additive` make them."""
 
     codes: Any
     table: Any
@@ -38,6 +42,7 @@ class Codebook(Leaf):
     tile: int = static()
     dtype: Any = static()
     packed: Any = static()
+    choices: Any = None
 
     follows = ("codes", "scales")
 
@@ -52,9 +57,12 @@ class Codebook(Leaf):
         table = table.reshape(*table.shape[:-1], -1, self.vector)  # [*free, S M levels, d]
         vectors = self._vectors
         codes = codes[..., : vectors * self.books].reshape(*codes.shape[:-1], vectors, self.books)
-        levels = table.shape[-2] // (self.segments * self.books)
+        levels = self._levels
         segment = jnp.arange(vectors) // (vectors // self.segments)
         codes += (segment[:, None] * self.books + jnp.arange(self.books)) * levels
+        if self.choices is not None:
+            chosen = jnp.moveaxis(self.choices.astype(jnp.int32), axis, -1)  # [*free, 1]
+            codes += chosen[..., None] * (self.segments * self.books * levels)
         total = 0.0
         for book in range(self.books):
             index = codes[..., book]
@@ -70,6 +78,12 @@ class Codebook(Leaf):
         return rows.from_last(w, self)
 
     @property
+    def _levels(self) -> int:
+        """Of one table, for one segment and book."""
+        every = self.table.shape[merged_axis(self.packed)] // self.vector
+        return 1 << self.bits if self.choices is not None else every // (self.segments * self.books)
+
+    @property
     def _vectors(self) -> int:
         """Vectors in a row, those that fill up the last segment or scale counted."""
         size = self.layout.size_in
@@ -81,7 +95,10 @@ class Codebook(Leaf):
 
     def describe(self) -> str:
         books = f"{self.books} x " if self.books > 1 else ""
-        return f"codebook {books}{self.bits} bits of {self.vector}"
+        one = self.segments * self.books * self._levels * self.vector
+        tables = self.table.shape[merged_axis(self.packed)] // one
+        several = f", of {tables} tables" if tables > 1 else ""
+        return f"codebook {books}{self.bits} bits of {self.vector}{several}"
 
     def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
         return "blocked lax", "" if platform == "cpu" else f"no kernel for codebooks on {platform}"
@@ -101,6 +118,7 @@ def codebook(
     codes: Integer[Array, "out vectors"],
     table: Float[Array, "..."],
     scales: Float[Array, "out groups"] | None = None,
+    choices: Integer[Array, " out"] | None = None,
     *,
     size: int,
     kept: str = "bfloat16",
@@ -109,9 +127,10 @@ def codebook(
     """A matrix of vectors from a table [levels, d], or [out or 1, segments, levels, d].
 
     size: the inputs; vectors * d of them or fewer. Tables and scales are stored as `kept`.
+    choices: which of up to 256 tables [tables, segments, levels, d] each output has.
     """
     table = table[None, None] if table.ndim == 2 else table
-    return tabled(codes[..., None], table[:, :, None], scales, size, kept, dtype)
+    return tabled(codes[..., None], table[:, :, None], scales, size, kept, dtype, choices)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
@@ -122,16 +141,18 @@ def tabled(
     size: int,
     kept: str,
     dtype: Any,
+    choices: Integer[Array, " out"] | None = None,
 ) -> Codebook:
     out, vectors, books = codes.shape
     shared, segments, _, levels, vector = table.shape
     groups = 1 if scales is None else scales.shape[1]
     expected = whole_vectors(size, vector, segments, groups)
-    if vectors != expected or shared not in (1, out) or table.shape[2] != books:
+    served = shared in (1, out) if choices is None else shared <= MOST_TABLES
+    if vectors != expected or not served or table.shape[2] != books:
         raise UnsupportedInput(
             f"expected {expected} vectors of {vector} for {size} inputs and a table for all or each"
-            f" of {out} outputs, got {vectors} and {shared}; pad the codes, or choose a vector and "
-            "segments that divide the inputs"
+            f" of {out} outputs, or up to {MOST_TABLES} to choose from, got {vectors} and {shared};"
+            " pad the codes, or choose a vector and segments that divide the inputs"
         )
     bits = max(1, (levels - 1).bit_length())
     if bits > 16:
@@ -147,6 +168,9 @@ def tabled(
     else:
         flat = flat.astype(jnp.uint16)
     scales = None if scales is None else scales.astype(kept)
+    if choices is not None:
+        table = jnp.pad(table, ((0, 0),) * 3 + ((0, (1 << bits) - levels), (0, 0)))
+        shared, choices = 1, choices.astype(jnp.uint8)[:, None]
     table = table.reshape(shared, -1).astype(kept)
     static = (bits, vector, books, segments, tile, jnp.dtype(dtype))
-    return Codebook(flat, table, scales, *static, ((-1, size),))
+    return Codebook(flat, table, scales, *static, ((-1, size),), choices)

@@ -149,7 +149,10 @@ class Reader:
     def _leaf(self, name: Any, arrays: dict[str, Any], static: dict[str, Any]) -> Leaf:
         cls = leaf_named(name)
         fields = {f.name: bool(f.metadata.get("static")) for f in dataclasses.fields(cls)}
-        if {**dict.fromkeys(arrays, False), **dict.fromkeys(static, True)} != fields:
+        # Fields with a default came later than the first files: without them it is the default.
+        later = [f for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING]
+        found = {f.name: fields[f.name] for f in later}
+        if {**found, **dict.fromkeys(arrays, False), **dict.fromkeys(static, True)} != fields:
             raise CorruptStream(f"expected the fields {', '.join(fields)} of {name}, got others")
         given = {key: from_static(x) for key, x in static.items()}
         if "packed" in given:

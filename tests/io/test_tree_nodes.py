@@ -52,6 +52,21 @@ def equal(a, b):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
+def test_a_field_that_came_later_is_its_default_in_files_without_it():
+    table, choices = jnp.ones((2, 1, 8, 1)), jnp.array([0, 1, 1])
+    leaf = formats.codebook(jnp.zeros((3, 16), jnp.int32), table, None, choices, size=16)
+    equal(through(leaf), leaf)
+    leaf = formats.codebook(jnp.zeros((3, 16), jnp.int32), table[0, 0], size=16)
+    writer = Writer()
+    node = writer.node(leaf)
+    assert node[2].pop("choices", 0) is None
+    rows = [jnp.asarray(x) for x, _ in writer.rows]
+    equal(Reader(rows).value(node), leaf)
+    with pytest.raises(CorruptStream, match="expected the fields"):
+        del node[2]["table"]
+        Reader(rows).value(node)
+
+
 def test_plain_trees_need_no_template():
     scales = INT4_G32._replace(scale=UINT4_G32._replace(group=-1))  # scales that are a QTensor
     small = {
