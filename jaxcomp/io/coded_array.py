@@ -13,18 +13,14 @@ A plane of n symbols is stored as it is, n bytes, or in fewer as
 What a plane claims to hold is at most EXPANSION times its bytes, in the writer as in the reader.
 """
 
-import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp import coding
 from jaxcomp.base import CorruptStream, JaxcompError
 from jaxcomp.coding import universal
-from jaxcomp.coding.stream import round_up
 from jaxcomp.kernels import packing
 
 # A symbol of probability (2**16 - 255) / 2**16 takes 0.0056 bits: no byte holds more than 1424 of
@@ -111,7 +107,7 @@ def _write_plane(symbols, alphabet):
     if -(share * np.log2(share)).sum() * symbols.size / 8 > 0.99 * len(raw):
         return raw  # what is saved would not pay for the time
     tables = coding.build_tables(counts, precision=PRECISION)
-    table = np.asarray(tables.frequencies).reshape(-1) - 1
+    table = np.asarray(tables.entries).reshape(-1) >> 16  # frequency - 1
     k = universal.best_exponential_golomb(table)
     coded = bytes([k]) + universal.exponential_golomb_encode(table, k)
     coded += coding.to_bytes(coding.encode(tables, symbols.astype(np.int32)))
@@ -144,16 +140,14 @@ def _unpack(x, codes):
     if x.dtype != np.uint8 or codes.bits == 8 or x.shape[codes.axis] % codes.tile_bytes:
         return None
     tiles = _tiles(x, codes)
-    symbols = _by_tiles(_unpack_tiles, tiles, codes)
-    if codes.bits == packing.TRITS and not np.array_equal(
-        _by_tiles(_pack_tiles, symbols, codes), tiles
-    ):
+    symbols = _unpack_tiles(tiles, codes)
+    if codes.bits == packing.TRITS and not np.array_equal(_pack_tiles(symbols, codes), tiles):
         return None
     return symbols.reshape(-1)
 
 
 def _pack(symbols, codes, shape):
-    tiles = _by_tiles(_pack_tiles, symbols.reshape(-1, codes.tile), codes)
+    tiles = _pack_tiles(symbols.reshape(-1, codes.tile), codes)
     moved = list(shape)
     moved.append(moved.pop(codes.axis))
     return np.ascontiguousarray(np.moveaxis(tiles.reshape(moved), -1, codes.axis))
@@ -164,18 +158,30 @@ def _tiles(x, codes):
     return np.ascontiguousarray(np.moveaxis(x, codes.axis, -1)).reshape(-1, codes.tile_bytes)
 
 
-def _by_tiles(function, tiles, codes):
-    """function(tiles, bits, tile), padded to one of few counts, for which programs are compiled."""
-    padding = round_up(len(tiles)) - len(tiles)
-    padded = np.pad(tiles, ((0, padding), (0, 0)))
-    return np.asarray(function(padded, codes.bits, codes.tile))[: len(tiles)]
+def _unpack_tiles(tiles, codes):
+    """kernels.packing.unpack by NumPy, for which no shape has to be compiled."""
+    if codes.bits == packing.TRITS:
+        parts = [tiles // 3**j % 3 for j in range(packing.TRITS_PER_BYTE)]
+        return np.concatenate(parts, 1)[:, : codes.tile]
+    symbols, low, start = np.zeros((len(tiles), codes.tile), np.uint8), 0, 0
+    for width in packing.planes(codes.bits):
+        plane = tiles[:, start : start + codes.tile * width // 8]
+        parts = [plane >> shift & ((1 << width) - 1) for shift in range(0, 8, width)]
+        symbols |= np.concatenate(parts, 1) << low
+        low, start = low + width, start + plane.shape[1]
+    return symbols
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _unpack_tiles(tiles: Any, bits: int, tile: int) -> jax.Array:
-    return packing.unpack(jnp.asarray(tiles), bits, axis=-1, tile=tile)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _pack_tiles(tiles: Any, bits: int, tile: int) -> jax.Array:
-    return packing.pack(jnp.asarray(tiles), bits, axis=-1, tile=tile)
+def _pack_tiles(symbols, codes):
+    """kernels.packing.pack by NumPy."""
+    if codes.bits == packing.TRITS:
+        short = -codes.tile % packing.TRITS_PER_BYTE
+        parts = np.split(np.pad(symbols, ((0, 0), (0, short))), packing.TRITS_PER_BYTE, 1)
+        return sum(part * np.uint8(3**j) for j, part in enumerate(parts))
+    done, low = [], 0
+    for width in packing.planes(codes.bits):
+        parts = np.split(symbols >> low & ((1 << width) - 1), 8 // width, 1)
+        shifted = [part << shift for part, shift in zip(parts, range(0, 8, width), strict=True)]
+        done.append(np.bitwise_or.reduce(shifted))
+        low += width
+    return np.concatenate(done, 1)

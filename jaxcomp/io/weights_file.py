@@ -18,7 +18,6 @@ import zlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp import tree as trees
@@ -194,7 +193,8 @@ def _arrays(rows: list[_Row], codes: dict[int, Codes], file: container.Container
 def on_device(x: np.ndarray) -> Any:
     """As jax has it, unless that would narrow it."""
     wide = x.dtype.itemsize // (2 if x.dtype.kind == "c" else 1) == 8
-    return x if wide and not jax.config.jax_enable_x64 else jnp.asarray(x)
+    # Not asarray, which compiles a program for every shape.
+    return x if wide and not jax.config.jax_enable_x64 else jax.device_put(x)
 
 
 def check_leaves(saved: Any) -> None:
