@@ -5,6 +5,7 @@ axes that it sums over: that fixes how the weight will be packed, whatever its l
 batch runs once, and a statistic of the vectors that multiply each weight is kept up to date.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxcomp.base import Statistic, UnsupportedInput
 from jaxcomp.formats.leaf import Leaf, dense
-from jaxcomp.lift import convolution
+from jaxcomp.lift import convolution, joins
 from jaxcomp.lift.call import Call, named, split
 from jaxcomp.lift.statistics import second_moment
 from jaxcomp.lift.view import Source, View, whole
@@ -81,7 +82,8 @@ def observe(
 
     Every vector counts, padded positions too unless they are zero: leave padding out of batches.
     A product with part of a packed axis, and a weight that is changed by arithmetic first, are
-    recorded and not watched; compressed leaves of params run as the dense weights they stand for.
+    recorded and not watched; of weights that fn joins along another axis each is watched by itself.
+    Compressed leaves of params run as the dense weights they stand for.
 
     Memory is one batch, its activations, and the statistics: [in, in] float32 for second moments.
     Raises UnsupportedInput where there is no batch, or where selects nothing that is multiplied.
@@ -102,7 +104,9 @@ def observe(
     batch = next(batches, _NONE)
     if batch is _NONE:
         raise UnsupportedInput("expected a batch, got an empty iterable; pass one or more")
-    record = recorded(split(fn, (params, *_arguments(batch)), {}), where)
+    first = split(fn, (params, *_arguments(batch)), {})
+    record, selected = recorded(first, where), _selected(first, where)
+    del first
     watched = {path: seen for path, seen in record.items() if seen.multiplied}
     if not watched:
         raise UnsupportedInput(
@@ -122,7 +126,9 @@ def observe(
         key = (call.static, call.tree)
         if key not in programs:
             programs[key] = jax.jit(
-                lambda state, arrays, call=call: _watch(call, arrays, state, watched, statistic),
+                lambda state, arrays, call=call: _watch(
+                    call, arrays, selected, _Watcher(dict(state), watched, statistic)
+                ),
                 donate_argnums=0,
                 out_shardings=place,
             )
@@ -195,9 +201,8 @@ def _begin(statistic: Statistic, seen: Observation) -> Any:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*lead, *x.shape)), statistic.init(size))
 
 
-def _watch(call, arrays, state, watched, statistic) -> dict[str, Any]:
-    handler = _Watcher(dict(state), watched, statistic)
-    _walk(call, arrays, set(watched), handler)
+def _watch(call, arrays, selected, handler) -> dict[str, Any]:
+    _walk(call, arrays, selected, handler)
     return handler.state
 
 
@@ -220,25 +225,33 @@ class _Watcher:
         self.statistic = statistic
         self.uses: dict[str, list[Use]] = {}
 
-    def _use(self, view: View, operation: str, contracted=(), batch=()) -> None:
-        source = view.source
+    def _use(self, source: Source, operation: str, contracted=(), batch=()) -> None:
+        for part, *_ in source.parts:
+            self._use(part, operation, contracted, batch)
+        if source.parts:
+            return
         shape = source.array.shape
         single = {*range(-source.ndim, -len(shape)), *batch}
         single |= {axis for axis, _ in source.at if axis < -len(shape) or shape[axis] == 1}
         use = Use(operation, tuple(contracted), tuple(sorted(single)))
         self.uses.setdefault(source.path, []).append(use)
 
-    def _meet(self, view, operation, contracted, batch, vectors, x, one=None) -> None:
+    def _meet(self, source, operation, contracted, batch, vectors, x, one=None, when=True) -> None:
         """A product: its use, and the statistic of vectors(x) [*batch, rows, in].
 
         With `one`, vectors(x) is a tree of arrays [*batch, ...], and one(x, item) is [rows, in]:
-        the matrices then take turns.
+        the matrices then take turns. when: whether there is a product, where only a loop knows.
         """
-        source = view.source
         at = dict(source.at)
-        if any(axis in at for axis in contracted):
-            return self._use(view, f"{operation} with a part of it")
-        self._use(view, operation, contracted, batch)
+        meetings = joins.meetings(source, contracted, batch) if source.parts else []
+        if meetings is None or any(axis in at for axis in contracted):
+            return self._use(source, f"{operation} with a part of it")
+        for each in meetings:
+            own = functools.partial(lambda own, x: own(vectors(x)), each.own)
+            self._meet(each.source, operation, contracted, each.batch, own, x, one, each.when)
+        if source.parts:
+            return None
+        self._use(source, operation, contracted, batch)
         seen = self.watched.get(source.path)
         if seen is None or seen.packed != tuple(contracted):
             return None
@@ -282,11 +295,15 @@ class _Watcher:
         if any(kind == AxisType.Explicit for kind in mesh.axis_types):
             place = NamedSharding(mesh, PartitionSpec())
             gather = jax.sharding.auto_axes(gather, out_sharding=place)
-        self.state[source.path] = gather(self.state[source.path], x, at)
+        state = self.state[source.path]
+        if when is True:
+            self.state[source.path] = gather(state, x, at)
+        else:
+            self.state[source.path] = lax.cond(when, gather, lambda s, x, at: s, state, x, at)
         return None
 
     def product(self, view, x, plan, equation):
-        self._meet(view, "dot_general", plan.contracted, plan.batch, plan.vectors, x)
+        self._meet(view.source, "dot_general", plan.contracted, plan.batch, plan.vectors, x)
         operands = [view.dense(), x] if plan.first else [x, view.dense()]
         return bind(equation, operands)[0]
 
@@ -299,11 +316,11 @@ class _Watcher:
         def vectors(x):
             return convolution.patches(view, x, params, contracted)[0]
 
-        self._meet(view, "conv_general_dilated", contracted, (), vectors, x)
+        self._meet(view.source, "conv_general_dilated", contracted, (), vectors, x)
         return bind(equation, [x, view.dense()])[0]
 
     def lookup(self, view, indices, equation):
-        self._use(view, "gather")
+        self._use(view.source, "gather")
         return bind(equation, [view.dense(), indices])[0]
 
     def ragged(self, view, x, sizes, equation):
@@ -324,11 +341,11 @@ class _Watcher:
             return jnp.where(((row < end) & (row >= end - size))[:, None], x, 0)
 
         name = equation.primitive.name
-        self._meet(view, name, (-2,), (-3,), lambda x: (ends, sizes), x, one)
+        self._meet(view.source, name, (-2,), (-3,), lambda x: (ends, sizes), x, one)
         return bind(equation, [x, view.dense(), sizes])[0]
 
     def materialise(self, view, operation, why):
-        self._use(view, operation)
+        self._use(view.source, operation)
         return view.dense()
 
 

@@ -19,7 +19,7 @@ from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.layout import merged_axis
 from jaxcomp.formats.leaf import Leaf, part_axis
 from jaxcomp.formats.qtensor import QTensor, unpacked
-from jaxcomp.lift.view import Atom, View
+from jaxcomp.lift.view import JOIN, Atom, View
 from jaxcomp.lift.walk import Handler, dense, evaluate
 
 Entry = tuple[str, ...]  # names of mesh axes
@@ -32,7 +32,8 @@ def shard_map(equation: Any, values: list[Any], handler: Handler) -> list[Any]:
     arrays, array_specs = [], []
     for value, spec in zip(values, specs, strict=True):
         found = _cut(value, spec, mesh.shape) if isinstance(value, View) else None
-        if isinstance(value, View) and value.source.path in handler.state:
+        paths = value.source.path.split(JOIN) if isinstance(value, View) else []
+        if any(path in handler.state for path in paths):
             _check_watched(value, found, params["check_vma"])
         if isinstance(found, str):
             value, found = dense(value, handler, "shard_map", found), None

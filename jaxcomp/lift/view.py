@@ -35,7 +35,9 @@ class Source:
     array   a compressed leaf, or the dense array where one only watches
     at      per axis of which a run is left (counted from the right): the first index of the run
     ndim    of the whole weight; axes that loops went over are missing from array
-    cuts    axes of which entries apart are left, and those that weights were joined along
+    cuts    axes of which entries apart are left, and those that leaves were joined along
+    parts   of dense weights that were joined: each (source, its first index, how many), with
+            shapes in place of arrays; and `along`, the axis, which stacked ones do not have
     """
 
     path: str
@@ -43,6 +45,8 @@ class Source:
     at: tuple[tuple[int, Any], ...] = ()
     ndim: int = 0
     cuts: frozenset[int] = frozenset()
+    parts: tuple[tuple["Source", int, int], ...] = ()
+    along: int = 0
 
     def dense(self) -> jax.Array:
         return self.array.dense() if isinstance(self.array, Leaf) else self.array
@@ -291,11 +295,15 @@ def by_turns(array: Any, length: int) -> tuple[list[Any], Any]:
 
 
 def joined(views: list[View], axis: int) -> View | str:
-    """Views of compressed leaves one after another along an axis, as one view; or why not."""
+    """Views one after another along an axis, as one view; or why not.
+
+    All of compressed leaves, or all of dense weights, which keep their parts.
+    """
     first = views[0]
     leaves = [view.source.array for view in views]
-    if not all(isinstance(leaf, Leaf) for leaf in leaves):
-        return "only compressed leaves are joined"
+    packed = isinstance(leaves[0], Leaf)
+    if any(isinstance(leaf, Leaf) != packed for leaf in leaves):
+        return "what it is joined to is not compressed"
     if len({jax.tree.structure(leaf) for leaf in leaves}) > 1:
         return "their formats differ"
     others = {view.axes[:axis] + view.axes[axis + 1 :] for view in views}
@@ -312,16 +320,35 @@ def joined(views: list[View], axis: int) -> View | str:
             return "they are not joined along one whole axis"
         place = first.axes[axis][0].axis
         sizes = [leaf.shape[place] for leaf in leaves]
-        if place not in first.source.array.layout.free or sizes != [v.shape[axis] for v in views]:
+        free = not packed or place in first.source.array.layout.free
+        if not free or sizes != [v.shape[axis] for v in views]:
             return "they are not joined along one whole axis"
-    join = _joiner(leaves, place, sizes)
+    parts = () if packed else _parts([view.source for view in views], place, sizes)
+    if parts is None:
+        return "they are in a loop, or joined along another axis"
+    join = _joiner(leaves, place, sizes) if packed else jnp.concatenate(leaves, place)
     if join is None:
         return "they share values along that axis"
     axes = list(first.axes)
     axes[axis] = _axis(place, sum(sizes))
     path = JOIN.join(dict.fromkeys(view.source.path for view in views))
-    cuts = frozenset().union(*(view.source.cuts for view in views), (place,))
-    return View(Source(path, join, (), ndim, cuts), tuple(axes), first.dtype)
+    cuts = frozenset().union(*(view.source.cuts for view in views), (place,) if packed else ())
+    source = Source(path, join, (), ndim, cuts, parts, place)
+    return View(source, tuple(axes), first.dtype)
+
+
+def _parts(sources: list[Source], along: int, sizes: list[int]) -> tuple[Any, ...] | None:
+    """Source.parts of dense weights; None where the axis would not be told from another one."""
+    found, start = [], 0
+    for source, size in zip(sources, sizes, strict=True):
+        looped = along < -len(source.array.shape) and source.ndim > len(source.array.shape)
+        if looped or source.parts and (source.along != along or source.at or source.cuts):
+            return None
+        shape = jax.ShapeDtypeStruct(source.array.shape, source.array.dtype)
+        own = ((dataclasses.replace(source, array=shape), 0, size),)
+        found += [(part, start + i, n) for part, i, n in source.parts or own]
+        start += size
+    return tuple(found)
 
 
 def _joiner(leaves: list[Leaf], axis: int, sizes: list[int]) -> Leaf | None:
