@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from jaxcomp.io.coded_size import coded_nbytes as coded_nbytes
     from jaxcomp.io.photo import Photo as Photo
     from jaxcomp.io.photo import image_bytes as image_bytes
     from jaxcomp.io.photo import read_photo as read_photo
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 load_on_use(
     __name__,
     {
+        "coded_size": ("coded_nbytes",),
         "photo": ("Photo", "image_bytes", "read_photo"),
         "qwix_arrays": ("from_qwix", "to_qwix"),
         "safetensors_leaves": ("load_safetensors", "save_safetensors"),

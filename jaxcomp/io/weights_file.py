@@ -62,11 +62,24 @@ def weights_bytes(tree: Any) -> bytes:
     """The bytes of the file of a tree."""
     writer = Writer()
     node = writer.node(tree)
-    rows, planes = [], []
-    for x, codes in writer.rows:
-        kind, parts = write_array(x, codes)
-        rows.append([x.dtype.name, list(x.shape), kind, [len(part) for part in parts]])
-        planes += parts
+    written = [write_array(x, codes) for x, codes in writer.rows]
+    sizes = [(kind, [len(part) for part in parts]) for kind, parts in written]
+    arrays = b"".join(part for _, parts in written for part in parts)
+    return framed(tree, node, writer.rows, sizes, arrays)
+
+
+def framed(
+    tree: Any,
+    node: Any,
+    arrays: list[tuple[np.ndarray, Codes | None]],
+    sizes: list[tuple[str, list[int]]],
+    data: bytes,
+) -> bytes:
+    """The file of a node, its arrays, (kind, bytes of each plane) of them, and all their planes."""
+    rows = [
+        [x.dtype.name, list(x.shape), kind, planes]
+        for (x, _), (kind, planes) in zip(arrays, sizes, strict=True)
+    ]
     index = json.dumps({"tree": node, "rows": rows}, separators=(",", ":"), allow_nan=False)
     if len(index) > INDEX_LIMIT:
         raise UnsupportedInput(
@@ -78,9 +91,9 @@ def weights_bytes(tree: Any) -> bytes:
         "tree_version": VERSION,
         "leaves": len(leaves),
         "values": sum(math.prod(leaf.shape) for leaf in leaves),
-        "nbytes": sum(x.nbytes for x, _ in writer.rows),
+        "nbytes": sum(x.nbytes for x, _ in arrays),
     }
-    sections = {"index": zlib.compress(index.encode("ascii"), 9), "arrays": b"".join(planes)}
+    sections = {"index": zlib.compress(index.encode("ascii"), 9), "arrays": data}
     return container.pack(KIND, header, sections)
 
 
