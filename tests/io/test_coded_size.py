@@ -1,4 +1,4 @@
-"""What a file will take is told without coding it: of codes that nothing saves, and of cheap ones."""
+"""The size of a file is told without coding: of codes that nothing saves, and of cheap ones."""
 
 import jax
 import jax.numpy as jnp
