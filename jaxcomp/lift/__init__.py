@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from jaxcomp.lift.statistics import max_magnitude as max_magnitude
     from jaxcomp.lift.statistics import mean_magnitude as mean_magnitude
     from jaxcomp.lift.statistics import second_moment as second_moment
+    from jaxcomp.lift.symmetry import Member as Member
+    from jaxcomp.lift.symmetry import Symmetry as Symmetry
+    from jaxcomp.lift.symmetry import symmetries as symmetries
 
 load_on_use(
     __name__,
@@ -20,5 +23,6 @@ load_on_use(
         "lift": ("lift",),
         "observe": ("observe",),
         "statistics": ("both", "max_magnitude", "mean_magnitude", "second_moment"),
+        "symmetry": ("Member", "Symmetry", "symmetries"),
     },
 )
