@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from jaxcomp.weights.gptq import gptq as gptq
     from jaxcomp.weights.hadamard import hadamard as hadamard
     from jaxcomp.weights.hqq import hqq as hqq
+    from jaxcomp.weights.l2 import counted_bits as counted_bits
+    from jaxcomp.weights.l2 import l2 as l2
     from jaxcomp.weights.llm_fp4 import llm_fp4 as llm_fp4
     from jaxcomp.weights.lorc import lorc as lorc
     from jaxcomp.weights.lsq import lsq as lsq
@@ -62,6 +64,7 @@ load_on_use(
         "gptq": ("gptq",),
         "hadamard": ("hadamard",),
         "hqq": ("hqq",),
+        "l2": ("counted_bits", "l2"),
         "llm_fp4": ("llm_fp4",),
         "lorc": ("lorc",),
         "lsq": ("lsq",),
