@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.gptq import gptq as gptq
     from jaxcomp.weights.hadamard import hadamard as hadamard
     from jaxcomp.weights.hqq import hqq as hqq
+    from jaxcomp.weights.jlcm import jlcm as jlcm
     from jaxcomp.weights.l2 import counted_bits as counted_bits
     from jaxcomp.weights.l2 import l2 as l2
     from jaxcomp.weights.llm_fp4 import llm_fp4 as llm_fp4
@@ -64,6 +65,7 @@ load_on_use(
         "gptq": ("gptq",),
         "hadamard": ("hadamard",),
         "hqq": ("hqq",),
+        "jlcm": ("jlcm",),
         "l2": ("counted_bits", "l2"),
         "llm_fp4": ("llm_fp4",),
         "lorc": ("lorc",),
