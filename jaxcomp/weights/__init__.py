@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.lorc import lorc as lorc
     from jaxcomp.weights.lsq import lsq as lsq
     from jaxcomp.weights.olive import olive as olive
+    from jaxcomp.weights.ostquant import ostquant as ostquant
     from jaxcomp.weights.paretoq import paretoq as paretoq
     from jaxcomp.weights.power import power as power
     from jaxcomp.weights.progressive import progressive as progressive
@@ -71,6 +72,7 @@ load_on_use(
         "lorc": ("lorc",),
         "lsq": ("lsq",),
         "olive": ("olive",),
+        "ostquant": ("ostquant",),
         "paretoq": ("paretoq",),
         "power": ("power",),
         "progressive": ("progressive", "to_int8"),

@@ -20,11 +20,13 @@ from jaxcomp.formats.layout import to_matrix
 from jaxcomp.formats.transformed import activation_format, with_activation
 from jaxcomp.weights.basis import as_method, in_basis
 
+SIGNS_KEY = (0, 0)  # any will do; ostquant trains for the rotation that these signs make
+
 
 def hadamard(
     method: Transform | Format,
     *,
-    signs_key: tuple[int, int] | None = (0, 0),
+    signs_key: tuple[int, int] | None = SIGNS_KEY,
     activation: str | Format | None = None,
 ) -> Transform:
     """Needs what the method inside needs: second moments, which are rotated for it, or nothing.
@@ -39,14 +41,14 @@ def hadamard(
 
     def compress(w, statistics, axes):
         matrix, place = to_matrix(w, axes)
-        signs = None if signs_key is None else _signs(signs_key, matrix.shape[1])
+        signs = None if signs_key is None else random_signs(signs_key, matrix.shape[1])
         leaf = in_basis(matrix, method, statistics, signs=signs, rotate=True)
         return with_activation(leaf, activation).placed(place)
 
     return Transform(compress, method.statistic, f"hadamard {method.name}")
 
 
-def _signs(key: tuple[int, int], size: int) -> jnp.ndarray:
+def random_signs(key: tuple[int, int], size: int) -> jnp.ndarray:
     """A random bit for each of `size` inputs, eight to a byte."""
     bits, _ = random_bits(key, np.arange(size, dtype=np.uint32))
     return jnp.asarray(np.packbits(bits >> 31 == 1))
