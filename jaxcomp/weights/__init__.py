@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.allocate import allocate as allocate
     from jaxcomp.weights.aqt import aqt as aqt
     from jaxcomp.weights.awq import awq as awq
+    from jaxcomp.weights.bias_tuning import bias_tuning as bias_tuning
     from jaxcomp.weights.choices import alone as alone
     from jaxcomp.weights.choices import assemble as assemble
     from jaxcomp.weights.choices import choices as choices
@@ -55,6 +56,7 @@ load_on_use(
         "adaquant": ("adaquant",),
         "allocate": ("allocate",),
         "awq": ("awq",),
+        "bias_tuning": ("bias_tuning",),
         "choices": ("alone", "assemble", "choices", "plan_of"),
         "aqt": ("aqt",),
         "compress": ("compress",),
