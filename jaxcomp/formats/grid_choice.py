@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Integer
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats import format as grids
@@ -92,11 +92,26 @@ def choose(
     check_tables(tables, format)
     format = format._replace(table=tables[0], offset=0, zero=None)
     codes, scales, choices = _search(w.astype(jnp.float32), tables, format, shrink)
-    leaf = from_codes(codes, scales, None, format, size=w.shape[1], dtype=dtype)
+    return chosen(codes, scales, choices, tables, format, size=w.shape[1], dtype=dtype)
+
+
+def chosen(
+    codes: Integer[Array, "out in"],
+    scales: Any,
+    choices: Integer[Array, "out groups"],
+    tables: Tables,
+    format: Format,
+    *,
+    size: int,
+    dtype: Any = jnp.float32,
+) -> GridChoice | QTensor:
+    """A matrix of codes that index their table as it stands, and of scales as stored."""
+    format = format._replace(table=tables[0], offset=0, zero=None)
+    leaf = from_codes(codes, scales, None, format, size=size, dtype=dtype)
     if len(tables) == 1:
         return leaf
     static = (tables, leaf.format._replace(table=None), leaf.dtype, leaf.packed)
-    return GridChoice(leaf.codes, leaf.scales, choices, *static)
+    return GridChoice(leaf.codes, leaf.scales, choices.astype(jnp.uint8), *static)
 
 
 def check_tables(tables: Tables, format: Format) -> None:

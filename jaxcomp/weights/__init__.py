@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.llm_fp4 import llm_fp4 as llm_fp4
     from jaxcomp.weights.lorc import lorc as lorc
     from jaxcomp.weights.lsq import lsq as lsq
+    from jaxcomp.weights.nupes import nupes as nupes
     from jaxcomp.weights.olive import olive as olive
     from jaxcomp.weights.ostquant import ostquant as ostquant
     from jaxcomp.weights.paretoq import paretoq as paretoq
@@ -73,6 +74,7 @@ load_on_use(
         "llm_fp4": ("llm_fp4",),
         "lorc": ("lorc",),
         "lsq": ("lsq",),
+        "nupes": ("nupes",),
         "olive": ("olive",),
         "ostquant": ("ostquant",),
         "paretoq": ("paretoq",),
