@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.allocate import allocate as allocate
     from jaxcomp.weights.aqt import aqt as aqt
     from jaxcomp.weights.awq import awq as awq
+    from jaxcomp.weights.awq import awq_folded as awq_folded
     from jaxcomp.weights.bias_tuning import bias_tuning as bias_tuning
     from jaxcomp.weights.choices import alone as alone
     from jaxcomp.weights.choices import assemble as assemble
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.rex import rex as rex
     from jaxcomp.weights.rtn import rtn as rtn
     from jaxcomp.weights.smoothquant import smoothquant as smoothquant
+    from jaxcomp.weights.smoothquant import smoothquant_folded as smoothquant_folded
     from jaxcomp.weights.spqr import SPQR2 as SPQR2
     from jaxcomp.weights.spqr import SPQR3 as SPQR3
     from jaxcomp.weights.spqr import SPQR4 as SPQR4
@@ -56,7 +58,7 @@ load_on_use(
         "activation": ("activation",),
         "adaquant": ("adaquant",),
         "allocate": ("allocate",),
-        "awq": ("awq",),
+        "awq": ("awq", "awq_folded"),
         "bias_tuning": ("bias_tuning",),
         "choices": ("alone", "assemble", "choices", "plan_of"),
         "aqt": ("aqt",),
@@ -82,7 +84,7 @@ load_on_use(
         "progressive": ("progressive", "to_int8"),
         "rex": ("rex",),
         "rtn": ("rtn",),
-        "smoothquant": ("smoothquant",),
+        "smoothquant": ("smoothquant", "smoothquant_folded"),
         "spqr": ("SPQR2", "SPQR3", "SPQR4", "spqr"),
         "statistics": ("both", "max_magnitude", "mean_magnitude", "second_moment"),
     },

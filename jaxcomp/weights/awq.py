@@ -10,23 +10,29 @@ group is shrunk where that helps the same error, weighted by the diagonal of M.
 Lin et al., AWQ, arXiv:2306.00978, section 3.2, equations 4 and 5. We differ: the error is that of
 the leaf's own output, not of the block that it is in, so that it works on any function; m is the
 root mean square and not the mean of |x|, so that M alone serves; the clipped range is kept for the
-outputs whose error under all of M it lowers; 1 / s multiplies x at the product.
+outputs whose error under all of M it lowers; 1 / s multiplies x at the product. `awq_folded` puts
+it into the operations before, where it can.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxcomp.base import Transform, UnsupportedInput
 from jaxcomp.formats import format as grids
 from jaxcomp.formats.format import Format
+from jaxcomp.formats.integer import INT4_G32
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.formats.qtensor import from_groups
 from jaxcomp.formats.transformed import activation_format, with_activation
-from jaxcomp.lift.statistics import second_moment
+from jaxcomp.lift.statistics import part, second_moment
 from jaxcomp.weights.basis import as_method, in_basis, needs, output_error
+from jaxcomp.weights.fold import fold
 from jaxcomp.weights.rtn import clipped, rtn
 
 # Outputs that the search looks at: the error is a sum over them, and more change no choice.
@@ -45,7 +51,8 @@ def awq(
 ) -> Transform:
     """Needs second moments. A method inside is run for each candidate; clip is for a Format.
 
-    grid  how many values of rho from 0 on, 1 / grid apart; 1 leaves only rho = 0
+    grid  how many values of rho from 0 on, 1 / grid apart; 1 leaves only rho = 0: the clipping, and
+          no scale in the leaf
     """
     if grid < 1:
         raise UnsupportedInput(f"expected grid >= 1, got {grid}; 20 is the paper's")
@@ -58,6 +65,9 @@ def awq(
     def compress(w, statistics, axes):
         matrix, place = to_matrix(w, axes)
         moment, inner = split(statistics)
+        if grid == 1:
+            state = moment if final.statistic is not None else None
+            return with_activation(final.compress(matrix, state, (-1,)), activation).placed(place)
         some = matrix[:: -(-matrix.shape[0] // OUTPUTS)]
         scales = _input_scales(moment["moment"], moment["count"], grid)
         errors = []
@@ -72,17 +82,72 @@ def awq(
     return Transform(compress, statistic, f"awq {method.name}")
 
 
+def awq_folded(
+    fn: Callable[..., Any],
+    params: Any,
+    batch: Any,
+    *,
+    stats: Any,
+    method: Transform | Format = INT4_G32,
+    grid: int = 20,
+) -> tuple[Any, Any]:
+    """(params, stats) whose weights are scaled for rounding by `method`, and fn as it was.
+
+    Scales are folded into the norms, projections and biases before (weights/fold.py), where fn has
+    any. Weights that read the same channels share them: rho is that of the least error of all
+    together, as in the paper. compress the result with any method, awq(method, grid=1) to clip too;
+    nothing is left to multiply at run time.
+
+    batch   one as observe takes them. Only its shapes count: one short sequence is best
+    stats   second moments of params; those that come back are of the new ones
+    """
+    if grid < 1:
+        raise UnsupportedInput(f"expected grid >= 1, got {grid}; 20 is the paper's")
+    method = as_method(method)
+
+    def choose(readers):
+        moments = [part(second_moment, r.state) for r in readers]
+        if any(m is None for m in moments):
+            raise UnsupportedInput(
+                "expected second moments of what the weights multiply, got others; pass "
+                "stats=jc.observe(fn, params, batches)"
+            )
+        channels = np.unique(np.concatenate([r.channels for r in readers]))
+        channels = channels[channels >= 0]
+        power = jnp.zeros(channels.max() + 1)
+        for r, m in zip(readers, moments, strict=True):
+            own = jnp.where(r.channels >= 0, jnp.diag(m["moment"]) / jnp.maximum(m["count"], 1), 0)
+            power = power.at[np.maximum(r.channels, 0)].max(own)
+        scales = _candidates(power[channels], grid)  # [grid, channels]
+        wide = jnp.ones((grid, power.size)).at[:, channels].set(scales)
+        errors = jnp.zeros(grid)
+        for r, m in zip(readers, moments, strict=True):
+            own = jnp.where(r.channels >= 0, wide[:, np.maximum(r.channels, 0)], 1)
+            some = r.matrix[:: -(-r.matrix.shape[0] // OUTPUTS)]
+            leaves = (in_basis(some, method, m, input_scale=scale) for scale in own)
+            errors += jnp.stack([_error(leaf, some, m["moment"]) for leaf in leaves])
+        return channels, scales[jnp.argmin(errors)]
+
+    return fold(fn, params, batch, stats, choose)
+
+
 @functools.partial(jax.jit, static_argnames="grid")
 def _input_scales(
     moment: Float[Array, "in in"], count: Float[Array, ""], grid: int
 ) -> Float[Array, "grid in"]:
     """1 / s of each rho, in bfloat16, as it is kept."""
-    rms = jnp.sqrt(jnp.diag(moment) / jnp.maximum(count, 1))
+    return _candidates(jnp.diag(moment) / jnp.maximum(count, 1), grid).astype(jnp.bfloat16)
+
+
+@functools.partial(jax.jit, static_argnames="grid")
+def _candidates(power: Float[Array, " in"], grid: int) -> Float[Array, "grid in"]:
+    """1 / s of each rho, of the mean x^2."""
+    rms = jnp.sqrt(power)
     mean = jnp.where(rms.max() > 0, rms.mean(), 1.0)
     rms = jnp.where(rms > LEAST * mean, rms, mean)
     s = rms ** (jnp.arange(grid)[:, None] / grid)
     s = s / jnp.sqrt(s.max(1, keepdims=True) * s.min(1, keepdims=True))
-    return (1 / s).astype(jnp.bfloat16)
+    return 1 / s
 
 
 @jax.jit

@@ -140,9 +140,9 @@ def fold(
     """
     args = batch if isinstance(batch, tuple) else (batch,)
     new = dict(stats)
-    for symmetry in symmetries(fn, params, *args):
-        if symmetry.kind != "scale":
-            continue
+    scales = [s for s in symmetries(fn, params, *args) if s.kind == "scale"]
+    # From the last to the first: what a weight writes is settled when its own scale is chosen.
+    for symmetry in scales[::-1]:
         factor = jnp.ones(symmetry.size)
         for readers in _together(symmetry, params, new):
             channels, scale = choose(readers)

@@ -7,8 +7,9 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.weights.activation import activation
-from jaxcomp.weights.smoothquant import smoothquant
+from jaxcomp.weights.smoothquant import smoothquant, smoothquant_folded
 from tests.checks import check_leaf
+from tests.weights import folded_case
 from tests.weights.outliers import compiles_once, compressed, layer, network, output_error
 
 INT8 = jc.formats.INT8
@@ -45,3 +46,34 @@ def test_alpha_0_flattens_the_weights_whatever_x_is():
 
 def test_another_weight_of_the_shape_compiles_nothing_new():
     assert compiles_once(smoothquant(), *layer())
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_folded_scales_are_as_good_and_take_no_byte(bits):
+    """Measured: 9.7e-5 folded, 1.2e-4 in leaves, 8.6e-3 plain; at 4 bits 0.032, 0.038, 0.86."""
+    format = {"int8": INT8, "int4": jc.formats.INT4}[bits]
+    params, x = folded_case.case()
+    stats = folded_case.stats()
+    new, moved = smoothquant_folded(folded_case.network, params, x[:2], stats=stats)
+    folded_case.check_folded(params, new)
+    rounded = activation(format, bits)
+    small = jc.weights.compress(new, rounded, stats=moved)
+    plain = jc.weights.compress(params, rounded, stats=stats)
+    leaves = jc.weights.compress(params, smoothquant(format, activation=bits), stats=stats)
+    errors = [float(folded_case.error(tree)) for tree in (small, leaves, plain)]
+    assert errors[0] < 1.05 * errors[1] and errors[0] < errors[2] / 20
+    assert jc.tree.nbytes(small) == jc.tree.nbytes(plain) < jc.tree.nbytes(leaves)
+    assert all(small[name].input_scale is None for name in ("up", "side", "down"))
+
+
+def test_what_is_folded_balances_all_readers_of_a_channel():
+    params, x = folded_case.case()
+    new, moved = smoothquant_folded(folded_case.network, params, x[:2], stats=folded_case.stats())
+    weights = jnp.maximum(*(jnp.abs(new[name]).max(1) for name in ("up", "side")))
+    largest = moved["up"].state["max_magnitude"]["max"]
+    np.testing.assert_allclose(largest, weights, rtol=1e-4)
+    with pytest.raises(UnsupportedInput, match="alpha"):
+        smoothquant_folded(folded_case.network, params, x[:2], stats=moved, alpha=2.0)
+    only = jc.observe(folded_case.network, params, [x])
+    with pytest.raises(UnsupportedInput, match="max_magnitude"):
+        smoothquant_folded(folded_case.network, params, x[:2], stats=only)
