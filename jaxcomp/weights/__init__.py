@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.statistics import max_magnitude as max_magnitude
     from jaxcomp.weights.statistics import mean_magnitude as mean_magnitude
     from jaxcomp.weights.statistics import second_moment as second_moment
+    from jaxcomp.weights.train_widths import train_widths as train_widths
 
 load_on_use(
     __name__,
@@ -87,5 +88,6 @@ load_on_use(
         "smoothquant": ("smoothquant", "smoothquant_folded"),
         "spqr": ("SPQR2", "SPQR3", "SPQR4", "spqr"),
         "statistics": ("both", "max_magnitude", "mean_magnitude", "second_moment"),
+        "train_widths": ("train_widths",),
     },
 )

@@ -8,9 +8,10 @@ code, so a view of -w is minus the view of w, but at the most negative code. Wit
 scale is scale_8 * 2^(8 - b), and nothing is summed.
 
 Nearly Lossless Adaptive Bit Switching (Double Rounding), arXiv:2502.01199, section 3.2. We differ:
-there codes and the scales of every b are trained together; here nothing is trained, and the scales
-of least squares stand for the trained ones. Rounding twice costs most where few bits are dropped:
-at 7 bits half of all values are ties, and the squared error is 1.7 times that of rounding once.
+there every b has scales of its own, learned with the codes and stored; here they are those of least
+squares, and nothing is stored for them. `train_widths` trains the codes. Rounding twice costs most
+where few bits are dropped: at 7 bits half of all values are ties, and the squared error is 1.7
+times that of rounding once.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int8, Int32
+from jaxtyping import Array, Float, Int8, Int32, Num
 
 from jaxcomp.base import Transform, UnsupportedInput
 from jaxcomp.formats import format as grids
@@ -37,7 +38,7 @@ STORED = 8  # bits of the store
 
 def double_rounding(format: Format = INT8) -> Transform:
     """Data-free. The store: a QTensor of signed integers of 8 bits, for `at_bits` to view."""
-    if not _is_store(format):
+    if not is_store(format):
         raise UnsupportedInput(
             f"expected signed integers of 8 bits with scales of a float dtype, got {format}; pass "
             "jc.formats.INT8, or INT8_G128"
@@ -58,7 +59,7 @@ def at_bits(tree: Any, bits: int, *, refit: bool = True) -> Any:
     def each(leaf):
         if isinstance(leaf, Transformed):
             return dataclasses.replace(leaf, inner=each(leaf.inner))
-        if not isinstance(leaf, QTensor) or not _is_store(leaf.format):
+        if not isinstance(leaf, QTensor) or not is_store(leaf.format):
             return leaf
         seen.append(leaf)
         return leaf if bits == STORED else _view(leaf, bits, refit)
@@ -81,7 +82,8 @@ def shifted(codes: Int8[Array, "*shape"], bits: int) -> Int32[Array, "*shape"]:
     return jnp.clip(wide, -(1 << bits - 1), (1 << bits - 1) - 1)
 
 
-def _is_store(format: Format) -> bool:
+def is_store(format: Format) -> bool:
+    """Whether codes of it are signed integers of 8 bits, with scales of a float dtype."""
     plain = isinstance(format.scale, str) and format.scale != "e8m0"
     kind = (format.bits, format.table, format.zero, format.offset)
     return kind == (STORED, None, None, INT8.offset) and plain
@@ -97,15 +99,25 @@ def _view(leaf: QTensor, bits: int, refit: bool) -> QTensor:
     filled[axis] = (0, padded - size)
     stored = jnp.pad(jax.lax.slice_in_dim(leaf.codes, 0, size, axis=axis), filled)
     codes = shifted(stored, bits)
-    step = _step(stored, codes, leaf.scales.shape, axis, bits) if refit else 2 ** (STORED - bits)
+    step = 2.0 ** (STORED - bits)
+    step = fitted_step(stored, codes, leaf.scales.shape, axis, step) if refit else step
     scales = (leaf.scales.astype(jnp.float32) * step).astype(format.scale)
     kept = (codes + format.offset).astype(jnp.uint8)
     kept = packing.pack(kept, bits, axis=axis, tile=format.tile)
     return dataclasses.replace(leaf, codes=kept, scales=scales, format=format)
 
 
-def _step(stored, codes, shape, axis, bits) -> Float[Array, "*scales"]:
-    """How many steps of the store one of the view stands for; `shape` is that of scales."""
+def fitted_step(
+    stored: Num[Array, "*shape"],
+    codes: Num[Array, "*shape"],
+    shape: tuple[int, ...],
+    axis: int,
+    plain: float | Float[Array, ""],
+) -> Float[Array, "*scales"]:
+    """How many steps of the store one of the view stands for, by least squares.
+
+    shape is that of scales; axis, counted from the right, the packed one; plain is for zeros only.
+    """
     shared = [i for i, n in enumerate(shape) if n == 1]
 
     def summed(x):
@@ -116,4 +128,4 @@ def _step(stored, codes, shape, axis, bits) -> Float[Array, "*scales"]:
     stored, codes = stored.astype(jnp.float32), codes.astype(jnp.float32)
     square = summed(codes * codes)
     fitted = summed(stored * codes) / jnp.maximum(square, 1)
-    return jnp.where(square > 0, fitted, 2.0 ** (STORED - bits))
+    return jnp.where(square > 0, fitted, plain)
