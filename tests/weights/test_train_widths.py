@@ -67,9 +67,10 @@ def test_what_is_trained_is_what_a_view_will_be(format):
 def test_other_leaves_stay_and_no_step_moves_nothing():
     other = jc.weights.compress(PARAMS["last"], jc.formats.INT4, axes=-2)
     mixed = {**STORE, "last": other}
-    found = train_widths(model, mixed, BATCHES[:1], reference=PARAMS, bits=(3,), steps=1)
+    options = dict(reference=PARAMS, bits=(3,), rate=0.01)
+    found = train_widths(model, mixed, BATCHES[:1], steps=1, **options)
     assert found["last"] is other and (found["first"].codes != STORE["first"].codes).any()
-    still = train_widths(model, STORE, BATCHES[:1], reference=PARAMS, bits=(3,), steps=0)
+    still = train_widths(model, STORE, BATCHES[:1], steps=0, **options)
     jax.tree.map(np.testing.assert_array_equal, still, STORE)
 
 
