@@ -40,8 +40,8 @@ from jaxcomp.weights.jlcm import BLOCK, Fit, move
 from jaxcomp.weights.power import powers
 
 STARTS = ("gptq", "power")
-# From beyond cubes to the uniform grid. Steps of 0.01 lower errors by 1 % at most; tables are a leaf's
-# structure, so they are few. Every fifth is searched at first, as many as power tries.
+# From beyond cubes to the uniform grid. Steps of 0.01 lower errors by 1 % at most; tables are of a
+# leaf's structure, so they are few. Every fifth is searched at first, as many as power tries.
 LEAST, STEP, SEARCHED = 0.3, 0.02, 5
 EXPONENTS = tuple(round(LEAST + STEP * i, 2) for i in range(36))
 RATE = 0.1  # of v, in codes: 0.3 from power and 0.03 from gptq end within 10 %, on either side
