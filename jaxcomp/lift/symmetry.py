@@ -212,5 +212,5 @@ def _foldable(
         if [m.path for m in scale.writers] == [gain]:
             channels = np.sort(scale.writers[0].channels, axis=None)
             each = scale.size == np.prod(shape) and np.array_equal(channels, np.arange(scale.size))
-            return each and all(gains.get(m.path) == gain for m in scale.readers)
+            return bool(each) and all(gains.get(m.path) == gain for m in scale.readers)
     return False

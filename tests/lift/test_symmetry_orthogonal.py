@@ -16,6 +16,12 @@ def _turned(x):
     return jnp.concatenate([x[:, :2], jnp.roll(x, 1, 0)[:, 2:]], 1)
 
 
+def _crossed(x):
+    """One entry of a vector, another of its neighbour, and then the other way round."""
+    other = jnp.roll(x, 1, 0)
+    return jnp.concatenate([x[:, :1], other[:, 1:], other[:, :1], x[:, 1:]], 1)
+
+
 ROTATED = {
     "a plain product": (lambda p, x: (x @ p["a"]) @ p["b"], [4]),
     "sums over tokens": (lambda p, x: jnp.tril(jnp.ones((3, 3))) @ (x @ p["a"]) @ p["b"], [4]),
@@ -42,6 +48,8 @@ ROTATED = {
     ),
     "a bias": (lambda p, x: (x @ p["a"] + p["g"] + p["t"]) @ p["b"], [4]),
     "a table": (lambda p, x: p["t"][jnp.argmax(x, 1)] @ p["b"], [4]),
+    "a gain for each token": (lambda p, x: ((x @ p["a"]) * p["t"]) @ p["b"], []),
+    "two vectors in another order": (lambda p, x: _crossed(x @ p["a"][:, :2]) @ p["b"], []),
     "a gain with other readers": (lambda p, x: (h := (x @ p["a"]) * p["g"]) @ p["b"] + h**2, []),
 }
 
