@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8, Num
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.kernels import dispatch, quant_matmul, quant_matmul_lax
+from jaxcomp.kernels import dispatch, quant_matmul, quant_matmul_lax, quant_matmul_lax_few
 from jaxcomp.kernels.quant_matmul_lax import Storage
 
 LEVELS = 127  # on either side of zero: -128 would have no opposite
@@ -111,7 +111,9 @@ _straight_through.defvjp(_forward, _backward)
 
 def reference(x_codes, x_scale, codes, scales, *, storage: Storage, out: str):
     """The plain lax twin of the kernels, which defines their result."""
-    y = quant_matmul_lax.int8_matmul(x_codes, codes, scales, storage=storage)
+    few = quant_matmul_lax_few.supports(x_codes.shape[0], codes, scales, storage)
+    plain = quant_matmul_lax_few if few else quant_matmul_lax
+    y = plain.int8_matmul(x_codes, codes, scales, storage=storage)
     return ((y * x_scale).astype(out),)
 
 
