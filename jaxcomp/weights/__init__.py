@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.activation import activation as activation
     from jaxcomp.weights.adaquant import adaquant as adaquant
     from jaxcomp.weights.allocate import allocate as allocate
+    from jaxcomp.weights.aqlm import aqlm as aqlm
     from jaxcomp.weights.aqt import aqt as aqt
     from jaxcomp.weights.awq import awq as awq
     from jaxcomp.weights.awq import awq_folded as awq_folded
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.power import power as power
     from jaxcomp.weights.progressive import progressive as progressive
     from jaxcomp.weights.progressive import to_int8 as to_int8
+    from jaxcomp.weights.pv_tuning import pv_tuning as pv_tuning
     from jaxcomp.weights.rex import rex as rex
     from jaxcomp.weights.rtn import rtn as rtn
     from jaxcomp.weights.smoothquant import smoothquant as smoothquant
@@ -62,6 +64,7 @@ load_on_use(
         "awq": ("awq", "awq_folded"),
         "bias_tuning": ("bias_tuning",),
         "choices": ("alone", "assemble", "choices", "plan_of"),
+        "aqlm": ("aqlm",),
         "aqt": ("aqt",),
         "compress": ("compress",),
         "distil": ("distil",),
@@ -83,6 +86,7 @@ load_on_use(
         "paretoq": ("paretoq",),
         "power": ("power",),
         "progressive": ("progressive", "to_int8"),
+        "pv_tuning": ("pv_tuning",),
         "rex": ("rex",),
         "rtn": ("rtn",),
         "smoothquant": ("smoothquant", "smoothquant_folded"),
