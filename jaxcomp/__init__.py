@@ -20,6 +20,7 @@ from jaxcomp.base import Codec as Codec
 from jaxcomp.base import CorruptStream as CorruptStream
 from jaxcomp.base import EntropyModel as EntropyModel
 from jaxcomp.base import JaxcompError as JaxcompError
+from jaxcomp.base import KVCache as KVCache
 from jaxcomp.base import MaterialisedLeaf as MaterialisedLeaf
 from jaxcomp.base import Payload as Payload
 from jaxcomp.base import Statistic as Statistic
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jaxcomp import formats as formats
     from jaxcomp import io as io
     from jaxcomp import kernels as kernels
+    from jaxcomp import kvcache as kvcache
     from jaxcomp import measures as measures
     from jaxcomp import nets as nets
     from jaxcomp import tree as tree
@@ -55,6 +57,7 @@ load_on_use(
         "formats": (),
         "io": (),
         "kernels": (),
+        "kvcache": (),
         "lift": ("fake_quantize", "lift", "observe"),
         "measures": (),
         "nets": (),

@@ -28,6 +28,8 @@ Laws (tests/checks.py states each of them once, as code):
              a weight that is on the grid already comes back exactly; the error falls with every
              added bit; the bytes of the leaf are those that it reports. (Methods that train start
              from where training does.)
+    KVCache  with room for every token and full precision, attend is exact attention; the bytes of a
+             state are those of its arrays, and do not depend on what was appended.
     lift     lift(f)(compressed) == f(dense weights of the same leaves), to rounding; what was not
              run on packed weights is reported.
 
@@ -127,6 +129,31 @@ class Statistic(NamedTuple):
 
     init: Callable[[int], Any]
     update: Callable[[Any, Any], Any]
+    name: str
+
+
+class KVCache(NamedTuple):
+    """Keys and values of past tokens, in few bytes: what attention reads while a model decodes.
+
+    init(batch, heads, size, dtype=float32) -> state
+        a pytree of arrays of static shapes whose first axis is the batch; heads and size are those
+        of keys and values. nbytes(state) never changes.
+    append(state, k, v, *, queries=None, lengths=None) -> state
+        k and v f[batch, tokens, heads, size] come after what is there. lengths i32[batch]: how many
+        of the tokens each sequence really has, all by default; the others are padding behind them.
+        queries f[batch, tokens, query heads, size] of the same tokens: for caches that keep what is
+        attended to.
+    attend(state, q, *, rope=None, fresh=None) -> (out f[batch, tokens, query heads, size], state)
+        causal attention of the tokens appended last, one query for each; query heads are a
+        multiple of heads and share them in runs. fresh=(k, v): of tokens that come next and are not
+        appended yet, which see each other as they are. rope(keys f[batch, heads, tokens, size],
+        positions) -> keys, for keys that were appended without their positions.
+    name
+    """
+
+    init: Callable[..., Any]
+    append: Callable[..., Any]
+    attend: Callable[..., tuple[Any, Any]]
     name: str
 
 

@@ -21,6 +21,7 @@ from jaxcomp.formats import dot
 from jaxcomp.formats.layout import merged_axis
 from jaxcomp.formats.qtensor import QTensor, unpacked
 from jaxcomp.kernels.packing import pack
+from jaxcomp.kvcache import nbytes, take
 from jaxcomp.lift import lift
 from jaxcomp.nets.fixed_point import dequantise, quantise
 from jaxcomp.nets.integer import to_integers
@@ -281,3 +282,45 @@ def _spanning(leaf: Any) -> Any:
     else:
         kept = pack(codes.astype(jnp.uint8), format.bits, axis=axis, tile=format.tile)
     return dataclasses.replace(leaf, codes=kept)
+
+
+def check_cache(cache: Any, *, heads: int = 2, shared: int = 2, size: int = 16) -> Any:
+    """A KVCache of jaxcomp.kvcache keeps the law of its folder; returns the state after 24 tokens.
+
+    One program appends any token; its state has the same shapes before and after, and the bytes of
+    its arrays; sequences can be taken apart; vmap over states is a loop over them.
+    """
+    batch, count = 2, 24
+    keys = jax.random.split(jax.random.key(7), 3)
+    q, k, v = (
+        jax.random.normal(key, (batch, count, n, size))
+        for key, n in zip(keys, (heads * shared, heads, heads), strict=True)
+    )
+    first = cache.init(batch, heads, size)
+    assert all(x.shape[0] == batch for x in jax.tree.leaves(first)), "batch is the first axis"
+
+    def step(state, new):
+        q, k, v = (x[:, None] for x in new)
+        state = cache.append(state, k, v, queries=q)
+        out, state = cache.attend(state, q)
+        return state, out[:, 0]
+
+    decode = jax.jit(lambda state, *new: jax.lax.scan(step, state, new), donate_argnums=0)
+    copy = jax.tree.map(jnp.copy, first)
+    state, out = decode(copy, *(x.swapaxes(0, 1) for x in (q, k, v)))
+    assert jax.tree.structure(state) == jax.tree.structure(first)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(state), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert nbytes(state) == sum(x.nbytes for x in jax.tree.leaves(state))
+    assert out.shape == (count, batch, heads * shared, size) and bool(jnp.isfinite(out).all())
+
+    # Sequences do not know of each other: each alone, and all by vmap, come to the same.
+    alone = [cache.init(1, heads, size) for _ in range(batch)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *alone)
+    one = jax.vmap(lambda state, *new: jax.lax.scan(step, state, new))
+    _, each = jax.jit(one)(stacked, *(x[:, :, None] for x in (q, k, v)))
+    np.testing.assert_allclose(each[:, :, 0].swapaxes(0, 1), out, atol=1e-4)
+    forked = take(state, jnp.array([1, 1, 0]))
+    again, _ = cache.attend(forked, jnp.stack([q[1, -1:], q[1, -1:], q[0, -1:]]))
+    np.testing.assert_allclose(again[:, 0], out[-1, jnp.array([1, 1, 0])], atol=1e-5)
+    return state

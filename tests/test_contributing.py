@@ -14,6 +14,7 @@ import pytest
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.nets.integer import FEATURES
 from tests.checks import (
+    check_cache,
     check_codec,
     check_entropy_model,
     check_integer_net,
@@ -55,6 +56,11 @@ def test_measures(module):
     assert check_measure(measure, x, x + 3) == 3
     with pytest.raises(UnsupportedInput, match="one shape"):
         measure(x, x[:2])
+
+
+def test_kvcache(module):
+    state = check_cache(module("kvcache").halves(24))
+    assert state.keys.dtype == jnp.float16
 
 
 def test_codecs(module):

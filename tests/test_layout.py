@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Folders whose public names are methods, each with a row in the README.
-METHOD_FOLDERS = ("coding", "codecs", "entropy", "formats", "measures", "nets", "weights")
+METHOD_FOLDERS = (
+    *("coding", "codecs", "entropy", "formats", "kvcache", "measures", "nets", "weights"),
+)
 LONGEST_FILE = 400
 
 

@@ -1,0 +1,37 @@
+"""KV caches, one per file: keys and values of past tokens in few bytes."""
+
+from typing import TYPE_CHECKING
+
+from jaxcomp.lazy import load_on_use
+
+if TYPE_CHECKING:
+    from jaxcomp.kvcache.attention import attention as attention
+    from jaxcomp.kvcache.dense import dense as dense
+    from jaxcomp.kvcache.evict import evict as evict
+    from jaxcomp.kvcache.kivi import kivi as kivi
+    from jaxcomp.kvcache.quantized import quantized as quantized
+    from jaxcomp.kvcache.rotated import rotated as rotated
+    from jaxcomp.kvcache.scores import expected_attention as expected_attention
+    from jaxcomp.kvcache.scores import h2o as h2o
+    from jaxcomp.kvcache.scores import knorm as knorm
+    from jaxcomp.kvcache.scores import normalised_attention as normalised_attention
+    from jaxcomp.kvcache.scores import recent as recent
+    from jaxcomp.kvcache.scores import snapkv as snapkv
+    from jaxcomp.kvcache.state import nbytes as nbytes
+    from jaxcomp.kvcache.state import take as take
+
+load_on_use(
+    __name__,
+    {
+        "attention": ("attention",),
+        "dense": ("dense",),
+        "evict": ("evict",),
+        "kivi": ("kivi",),
+        "quantized": ("quantized",),
+        "rotated": ("rotated",),
+        "scores": (
+            *("expected_attention", "h2o", "knorm", "normalised_attention", "recent", "snapkv"),
+        ),
+        "state": ("nbytes", "take"),
+    },
+)

@@ -1,0 +1,194 @@
+"""Chunks: tokens gather in a window as they are, and leave it for packed storage in groups.
+
+    | sinks: the first few | packed chunks of `group` tokens ............ | window: the last ones |
+
+The first `sinks` tokens stay as they are. So does a window of the last `window` tokens, and up to
+group - 1 more that wait for their chunk to fill. Where a chunk is one token and there is no window,
+a token is packed as it comes. Chunks are any leaf of jaxcomp.formats, or an array, whose parts
+begin with the axes [batch, heads, chunks]: a token format is a pair of functions.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxcomp.base import KVCache
+from jaxcomp.formats.leaf import dense
+from jaxcomp.kvcache import blockwise
+from jaxcomp.kvcache.blockwise import NOWHERE, Segment
+from jaxcomp.kvcache.inputs import check_init, check_queries, check_tokens
+
+Encode = Callable[[jax.Array], Any]
+
+
+class Chunked(NamedTuple):
+    """keys and values: leaves or arrays f[batch, heads, chunks, group, size]; the window and sinks
+    f[batch, heads, tokens, size]; length i32[batch] of tokens so far, of which those from `start`
+    on were appended last; overflow bool[batch]: whether some found no room, and are lost."""
+
+    keys: Any
+    values: Any
+    window_keys: jax.Array
+    window_values: jax.Array
+    sink_keys: jax.Array
+    sink_values: jax.Array
+    length: jax.Array
+    start: jax.Array
+    overflow: jax.Array
+
+
+def chunked(
+    slots: int,
+    encode_keys: Encode,
+    encode_values: Encode,
+    *,
+    group: int = 1,
+    window: int = 0,
+    sinks: int = 0,
+    name: str,
+) -> KVCache:
+    """A cache of the last kind of tokens in the drawing.
+
+    encode  f[batch, heads, chunks, group, size] -> a leaf or array that stands for it
+    slots   tokens that there is room for, in sinks, chunks and window together
+    """
+    waiting = 0 if group == 1 and not window else window + group
+    chunks = max(0, -(-(slots - sinks - window) // group))
+
+    def init(batch, heads, size, dtype=jnp.float32):
+        check_init(batch, heads, size, slots)
+
+        def room(encode):
+            like = jax.ShapeDtypeStruct((batch, heads, 1, group, size), dtype)
+            one = jax.eval_shape(encode, like)  # every part has the axis of chunks
+            return jax.tree.map(
+                lambda x: jnp.zeros((batch, heads, chunks, *x.shape[3:]), x.dtype), one
+            )
+
+        def kept(tokens):
+            return jnp.zeros((batch, heads, tokens, size), dtype)
+
+        count = jnp.zeros(batch, jnp.int32)
+        return Chunked(
+            room(encode_keys),
+            room(encode_values),
+            *(kept(waiting), kept(waiting), kept(sinks), kept(sinks)),
+            *(count, count, jnp.zeros(batch, bool)),
+        )
+
+    def append(state, k, v, *, queries=None, lengths=None):
+        batch, heads, _, size = state.window_keys.shape
+        lengths = check_tokens(k, v, lengths, batch, heads, size, state.window_keys.dtype)
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [b, h, n, d]
+        end = state.length + lengths
+        before, after = _flushed(state.length), _flushed(end)
+        index = jnp.arange(k.shape[2])
+        there = index < lengths[:, None]
+        places = state.length[:, None] + index  # positions of the new tokens
+        sink = jnp.where(there & (places < sinks), places, sinks)
+        pending = jnp.maximum(state.length - sinks, 0) - before * group
+        # Behind what is pending; what went to the sinks is nowhere.
+        shift = jnp.maximum(sinks - state.length, 0)
+        room = waiting + k.shape[2]
+        target = pending[:, None] + index - shift[:, None]
+        target = jnp.where(there & (places >= sinks), target, room)
+        if waiting:
+            more = [(0, 0), (0, 0), (0, k.shape[2]), (0, 0)]
+            old = [jnp.pad(x, more) for x in (state.window_keys, state.window_values)]
+        else:
+            old = [jnp.zeros_like(k), jnp.zeros_like(v)]
+        buffers = [written(x, new, target) for x, new in zip(old, (k, v), strict=True)]
+        count = -(-room // group) if not waiting else (k.shape[2] + group - 1) // group
+
+        def flush(keys, values, buffers):
+            chunk = jnp.arange(count)
+            at = jnp.where(chunk < (after - before)[:, None], before[:, None] + chunk, chunks)
+            found = []
+            for store, encode, buffer in zip(
+                (keys, values), (encode_keys, encode_values), buffers, strict=True
+            ):
+                whole = buffer[:, :, : count * group].reshape(batch, heads, count, group, size)
+                new = encode(whole)
+                found.append(jax.tree.map(lambda old, x: written(old, x, at), store, new))
+            here = (after - before)[:, None] * group + jnp.arange(waiting)
+            left = [
+                jnp.take_along_axis(x, here[:, None, :, None], 2, mode="fill", fill_value=0)
+                for x in buffers
+            ]
+            return *found, left
+
+        def stay(keys, values, buffers):
+            return keys, values, [x[:, :, :waiting] for x in buffers]
+
+        if not chunks:
+            keys, values, kept = stay(state.keys, state.values, buffers)
+        elif k.shape[2] < group:  # most of the time nothing leaves the window
+            keys, values, kept = lax.cond(
+                jnp.any(after > before), flush, stay, state.keys, state.values, buffers
+            )
+        else:
+            keys, values, kept = flush(state.keys, state.values, buffers)
+        return Chunked(
+            keys,
+            values,
+            *kept,
+            written(state.sink_keys, k, sink),
+            written(state.sink_values, v, sink),
+            end,
+            state.length,
+            state.overflow | (end > slots),
+        )
+
+    def attend(state, q, *, rope=None, fresh=None):
+        batch, heads, _, size = state.window_keys.shape
+        check_queries(q, batch, heads, size)
+        flushed = _flushed(state.length)
+
+        def packed(start, count):
+            parts = [
+                jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, count, 2), store)
+                for store in (state.keys, state.values)
+            ]
+            k, v = (dense(x).reshape(batch, heads, count * group, size) for x in parts)
+            place = start * group + jnp.arange(count * group)
+            known = place < flushed[:, None] * group
+            return k, v, jnp.where(known, sinks + place, NOWHERE)[:, None]
+
+        def whole(keys, values, first, end):
+            def read(start, count):
+                place = first[:, None] + jnp.arange(keys.shape[2])
+                return keys, values, jnp.where(place < end[:, None], place, NOWHERE)[:, None]
+
+            return Segment(read, 1 if keys.shape[2] else 0, max(1, keys.shape[2]), 1)
+
+        none = jnp.zeros_like(state.length)
+        segments = [
+            whole(state.sink_keys, state.sink_values, none, jnp.minimum(state.length, sinks)),
+            Segment(packed, chunks, group, flushed.max()),
+            whole(state.window_keys, state.window_values, sinks + flushed * group, state.length),
+        ]
+        return blockwise.answer(state, q, segments, heads, rope, fresh), state
+
+    def _flushed(length):
+        """Chunks that are full and out of the window, of sequences of this length."""
+        return jnp.clip((length - sinks - window) // group, 0, chunks)
+
+    return compiled(KVCache(init, append, attend, name))
+
+
+def compiled(cache: KVCache) -> KVCache:
+    """Each call outside of a program is one: many small ones take long to compile."""
+    attend = jax.jit(cache.attend, static_argnames="rope")
+    return cache._replace(append=jax.jit(cache.append), attend=attend)
+
+
+def written(store: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
+    """store [batch, heads, places, ...] with new [batch, heads, n, ...] at index [batch, n]; those
+    beyond the last place are dropped."""
+    if not store.shape[2]:
+        return store
+    new = new.astype(store.dtype)
+    return jax.vmap(lambda s, x, i: s.at[:, i].set(x, mode="drop"))(store, new, index)

@@ -1,0 +1,52 @@
+"""What caches refuse, by name."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcomp.base import UnsupportedInput
+
+
+def check_init(batch: int, heads: int, size: int, slots: int) -> None:
+    for name, number in (("batch", batch), ("heads", heads), ("size", size), ("slots", slots)):
+        if type(number) is not int or number < 1:
+            raise UnsupportedInput(
+                f"expected {name} to be a positive int, got {number!r}; a cache has static shapes"
+            )
+
+
+def check_tokens(
+    k: Any, v: Any, lengths: Any, batch: int, heads: int, size: int, dtype: Any
+) -> jax.Array:
+    """lengths, all tokens where they are not given. UnsupportedInput for what does not fit."""
+    expected = (batch, "tokens", heads, size)
+    for name, x in (("k", k), ("v", v)):
+        fits = x.ndim == 4 and (x.shape[0], x.shape[2], x.shape[3]) == (batch, heads, size)
+        if not fits or x.shape != k.shape or not x.shape[1]:
+            raise UnsupportedInput(
+                f"expected {name} {expected}, got {x.shape}; keys and values are [batch, tokens, "
+                "heads, size], as init was told"
+            )
+        if x.dtype != dtype:
+            raise UnsupportedInput(
+                f"expected {name} of {dtype}, as init was told, got {x.dtype}; cast it, or pass "
+                f"dtype={x.dtype} to init"
+            )
+    if lengths is None:
+        return jnp.full(batch, k.shape[1], jnp.int32)
+    lengths = jnp.asarray(lengths)
+    if lengths.shape != (batch,) or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise UnsupportedInput(
+            f"expected lengths i32[{batch}], got {lengths.dtype}{list(lengths.shape)}; one for "
+            "each sequence"
+        )
+    return jnp.clip(lengths.astype(jnp.int32), 0, k.shape[1])
+
+
+def check_queries(q: Any, batch: int, heads: int, size: int) -> None:
+    if q.ndim != 4 or q.shape[0] != batch or q.shape[3] != size or q.shape[2] % heads:
+        raise UnsupportedInput(
+            f"expected q ({batch}, tokens, a multiple of {heads}, {size}), got {q.shape}; queries "
+            "are [batch, tokens, query heads, size]"
+        )

@@ -1,0 +1,93 @@
+"""rotated: tokens turned by a random rotation, after which every entry is normal, and rounded so.
+
+    x = |x| / sqrt(size) R^T u,   u close to normal of variance 1, to the nearest Lloyd-Max level
+
+The rotation leaves q k and what values mix to as they are, so queries are rotated instead of keys,
+and outputs are rotated back once instead of every value. Outlier channels, which spoil groups along
+the head, are gone; one norm per token is all that is kept beside codes; nothing is calibrated.
+
+Zandieh et al., TurboQuant, arXiv:2504.19874, section 3.1. We differ: the rotation is a Hadamard
+matrix with random signs (a random orthogonal factor where the size has none), at O(size log size);
+the levels are those of the normal distribution, to which the entries tend as the size grows.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy import stats
+
+from jaxcomp.base import KVCache, UnsupportedInput, random_bits
+from jaxcomp.formats.format import Format
+from jaxcomp.formats.layout import to_matrix
+from jaxcomp.formats.qtensor import QTensor, from_groups
+from jaxcomp.kernels import hadamard
+from jaxcomp.kvcache.chunked import chunked, compiled
+
+ROTATION_KEY = (0, 0)  # of signs, and of the factor of sizes without a Hadamard matrix
+BITS = (1, 2, 3, 4, 8)  # that pack
+TOLERANCE = 1e-12  # of levels between two rounds of Lloyd's iteration
+
+
+def rotated(
+    slots: int, *, bits: int = 4, values: int | None = None, scale: str = "bfloat16"
+) -> KVCache:
+    """bits of keys, and of values where no other number is given; the norm of a token is a `scale`.
+
+    A value takes bits + 16 / size bits.
+    """
+    values = bits if values is None else values
+    if not {bits, values} <= set(BITS):
+        raise UnsupportedInput(f"expected bits of {BITS}, got {bits} and {values}; 4 is usual")
+    cache = chunked(
+        slots,
+        functools.partial(_encode, normal(bits, scale)),
+        functools.partial(_encode, normal(values, scale)),
+        name=f"rotated {bits} {values}",
+    )
+
+    def append(state, k, v, *, queries=None, lengths=None):
+        return cache.append(state, rotate(k), rotate(v), lengths=lengths)
+
+    def attend(state, q, *, rope=None, fresh=None):
+        if rope is not None:
+            raise UnsupportedInput(
+                "expected keys that are in their positions' rotation already, got rope=; apply it "
+                "before append"
+            )
+        fresh = None if fresh is None else tuple(map(rotate, fresh))
+        out, state = cache.attend(state, rotate(q), fresh=fresh)
+        return rotate(out, inverse=True), state
+
+    return compiled(KVCache(cache.init, append, attend, cache.name))
+
+
+def rotate(x: Float[Array, "*rows size"], *, inverse: bool = False) -> Float[Array, "*rows size"]:
+    """x R, or x R^T: the same rotation for every x of a size, everywhere and always."""
+    bits, _ = random_bits(ROTATION_KEY, np.arange(x.shape[-1], dtype=np.uint32))
+    signs = 1.0 - 2.0 * (bits >> 31)
+    return hadamard.run(x, signs=signs, inverse=inverse, key=ROTATION_KEY)
+
+
+@functools.cache
+def normal(bits: int, scale: str = "bfloat16") -> Format:
+    """The levels of least squared error for a normal variable of variance 1 (Lloyd; Max, 1960)."""
+    count = 1 << bits
+    levels = stats.norm.ppf((np.arange(count) + 0.5) / count)
+    moved = np.inf
+    while moved > TOLERANCE:
+        edges = np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
+        means = -np.diff(stats.norm.pdf(edges)) / np.diff(stats.norm.cdf(edges))
+        means = (means - means[::-1]) / 2  # symmetric to the last digit
+        moved, levels = np.abs(means - levels).max(), means
+    table = tuple(float(np.float32(level)) for level in levels)
+    return Format(bits, table=table, scale=scale, name=f"normal{bits}")
+
+
+def _encode(format: Format, x: jax.Array) -> QTensor:
+    """Rows of the last axis, each under its root mean square."""
+    matrix, place = to_matrix(x.astype(jnp.float32), (-1,))
+    scales = jnp.sqrt(jnp.square(matrix).mean(1, keepdims=True))
+    return from_groups(matrix, format, scales=scales, dtype=x.dtype).placed(place)

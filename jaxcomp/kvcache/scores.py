@@ -1,0 +1,187 @@
+"""Scores: which past tokens a head will still attend to. Higher stays longer.
+
+    recent                the position: the last ones stay
+    knorm                 minus the norm of the key (Devoto et al., A simple and effective L2
+                          norm-based strategy for KV cache compression, 2024)
+    h2o                   attention that a token has received so far (Zhang et al., H2O, 2023)
+    normalised_attention  the same, divided by how many queries could see it: a sum favours those
+                          who came first (He et al., ZipCache, 2024, section 4.2, equation 8)
+    snapkv                attention from about the last `window` queries, the largest in a
+                          neighbourhood of positions (Li et al., SnapKV, 2024, section 4)
+    expected_attention    what a normal query with the mean and covariance of past ones would give,
+                          times the norm of the value (Devoto et al., Expected Attention, 2025)
+
+Sums over the query heads that share a key are one score. We differ: snapkv's window moves as an
+average over queries, so that it goes on while decoding; expected_attention's queries are as they
+come, already turned to their positions, and not turned to future ones.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxcomp.base import UnsupportedInput
+from jaxcomp.kvcache.blockwise import NOWHERE
+
+QUERIES = 128  # whose attention is held at once: a prompt's goes by in blocks
+SEEN_LITTLE = 1e-6  # added to counts that may be zero
+
+
+class Seen(NamedTuple):
+    """Tokens that compete, those that are kept and those that come, and what comes with them.
+
+    keys, values  f[batch, heads, tokens, size]
+    positions     i32[batch, heads, tokens], NOWHERE for none
+    queries       f32[batch, heads, shared by, new, size], or None
+    at            i32[batch, new]: positions of the new tokens, and of their queries
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    positions: jax.Array
+    queries: jax.Array | None
+    at: jax.Array
+
+
+class Score(NamedTuple):
+    """init(batch, heads, slots, size) -> (tokens, common): pytrees of arrays [batch, heads, slots,
+                                          ...] and [batch, heads, ...], all zeros
+    update(tokens, common, seen) -> (tokens, common)     tokens now of all that compete
+    value(tokens, common, seen) -> f32[batch, heads, tokens]
+    """
+
+    init: Callable[..., tuple[Any, Any]]
+    update: Callable[..., tuple[Any, Any]]
+    value: Callable[..., jax.Array]
+    needs_queries: bool
+    name: str
+
+
+def _stateless(value: Callable[[Seen], jax.Array], name: str) -> Score:
+    return Score(
+        lambda *_: ((), ()),
+        lambda tokens, common, seen: (tokens, common),
+        lambda tokens, common, seen: value(seen),
+        False,
+        name,
+    )
+
+
+def recent() -> Score:
+    return _stateless(lambda seen: seen.positions.astype(jnp.float32), "recent")
+
+
+def knorm() -> Score:
+    return _stateless(
+        lambda seen: -jnp.linalg.norm(seen.keys.astype(jnp.float32), axis=-1), "knorm"
+    )
+
+
+def h2o() -> Score:
+    return _accumulated(lambda mass, count: mass, "h2o")
+
+
+def normalised_attention() -> Score:
+    return _accumulated(lambda mass, count: mass / (count + SEEN_LITTLE), "normalised attention")
+
+
+def snapkv(*, window: int = 32, pool: int = 5) -> Score:
+    """pool: positions that share their largest score, an odd number; 1 for none."""
+    if window < 1 or pool < 1 or pool % 2 == 0:
+        raise UnsupportedInput(
+            f"expected window >= 1 and an odd pool, got {window} and {pool}; 32 and 5 are usual"
+        )
+
+    def init(batch, heads, slots, size):
+        return jnp.zeros((batch, heads, slots)), ()
+
+    def update(tokens, common, seen):
+        new = (seen.at > NOWHERE).sum(1)
+        last = seen.at.max(1, keepdims=True)
+        probes = (seen.at > last - window) & (seen.at > NOWHERE)
+        mass = attention_mass(seen, probes)
+        # Of `window` queries the new ones take the place of as many old ones.
+        old = jnp.clip(1 - new / window, 0, 1)[:, None, None]
+        return old * tokens + mass / window, common
+
+    def value(tokens, common, seen):
+        if pool == 1:
+            return tokens
+        apart = jnp.abs(seen.positions[..., :, None] - seen.positions[..., None, :])
+        near = (apart <= pool // 2) & (seen.positions > NOWHERE)[..., None, :]
+        return jnp.where(near, tokens[..., None, :], 0).max(-1)
+
+    return Score(init, update, value, True, "snapkv")
+
+
+def expected_attention() -> Score:
+    def init(batch, heads, slots, size):
+        sums = (batch, heads), (batch, heads, size), (batch, heads, size, size)
+        return (), tuple(jnp.zeros(shape) for shape in sums)
+
+    def update(tokens, common, seen):
+        there = (seen.at > NOWHERE)[:, None, None, :, None]
+        q = jnp.where(there, seen.queries, 0)
+        count, total, square = common
+        shared = q.shape[2]
+        count = count + shared * (seen.at > NOWHERE).sum(1)[:, None]
+        total = total + q.sum((2, 3))
+        return tokens, (count, total, square + jnp.einsum("bhgnd,bhgne->bhde", q, q))
+
+    def value(tokens, common, seen):
+        count, total, square = common
+        count = jnp.maximum(count, 1)[..., None]
+        mean = total / count
+        covariance = square / count[..., None] - mean[..., None] * mean[..., None, :]
+        k = seen.keys.astype(jnp.float32)
+        size = k.shape[-1]
+        first = jnp.einsum("bhtd,bhd->bht", k, mean) / size**0.5
+        second = jnp.einsum("bhtd,bhde,bhte->bht", k, covariance, k) / (2 * size)
+        norm = jnp.linalg.norm(seen.values.astype(jnp.float32), axis=-1)
+        return first + second + jnp.log(norm + SEEN_LITTLE)  # the logarithm orders the same
+
+    return Score(init, update, value, True, "expected attention")
+
+
+def _accumulated(value: Callable[[jax.Array, jax.Array], jax.Array], name: str) -> Score:
+    def init(batch, heads, slots, size):
+        return (jnp.zeros((batch, heads, slots)), jnp.zeros((batch, heads, slots))), ()
+
+    def update(tokens, common, seen):
+        mass, count = tokens
+        there = seen.at > NOWHERE
+        able = seen.at[:, None, None, :] >= seen.positions[..., None]  # [b, h, t, n]
+        more = (able & there[:, None, None, :]).sum(-1)
+        return (mass + attention_mass(seen, there), count + more), common
+
+    return Score(init, update, lambda tokens, common, seen: value(*tokens), True, name)
+
+
+def attention_mass(
+    seen: Seen, probes: Bool[Array, "batch new"]
+) -> Float[Array, "batch heads tokens"]:
+    """The attention that every token receives from the new queries where probes is True."""
+    shared, new, size = seen.queries.shape[2:]
+    k = seen.keys.astype(jnp.float32)
+    block = min(QUERIES, new)
+    more = -new % block
+    q = jnp.pad(seen.queries, [(0, 0)] * 3 + [(0, more), (0, 0)])
+    at = jnp.pad(jnp.where(probes, seen.at, NOWHERE), ((0, 0), (0, more)), constant_values=NOWHERE)
+
+    def part(mass, i):
+        now = lax.dynamic_slice_in_dim(q, i * block, block, 3)
+        here = lax.dynamic_slice_in_dim(at, i * block, block, 1)[:, None, None, :, None]
+        scores = jnp.einsum("bhgnd,bhtd->bhgnt", now, k) / size**0.5
+        place = seen.positions[:, :, None, None]
+        scores = jnp.where((place <= here) & (place > NOWHERE), scores, -jnp.inf)
+        base = jnp.maximum(scores.max(-1, keepdims=True), -1e30)
+        shares = jnp.exp(scores - base)
+        total = shares.sum(-1, keepdims=True)
+        return mass + (shares / jnp.where(total > 0, total, 1)).sum((2, 3)), None
+
+    start = jnp.zeros(seen.positions.shape)
+    return lax.scan(part, start, jnp.arange((new + more) // block))[0]
