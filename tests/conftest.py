@@ -1,5 +1,6 @@
 """What every test runs under: a CPU with eight devices, and shapes checked against annotations."""
 
+import gc
 import os
 from importlib.metadata import version
 
@@ -22,3 +23,7 @@ from jaxtyping import install_import_hook
 
 # Shapes and dtypes in signatures are checked by beartype from here on, and nowhere else.
 install_import_hook("jaxcomp", "beartype.beartype")
+
+# Programs are many small objects that stay: looking through them all for garbage takes 4 % of the
+# time at Python's thresholds, and a third of that at these.
+gc.set_threshold(100_000, 50, 100)
