@@ -78,8 +78,8 @@ def aqlm(
 
     vector     inputs of a run; the last run of a row may be short
     scaled     whether each output has a scale
-    beam       sums that the search goes on with: 8 in the paper, which takes 2 to 6 % off the error
-               of 1 at 6 to 15 times the time
+    beam       sums that the search goes on with: 8 in the paper, which takes 4 to 6 % off the error
+               of 1; with 4 a search takes 6 times as long
     steps      of conjugate gradients in a turn
     turns      at most; it ends with one that lowers the error by less than `tolerance` of it
 

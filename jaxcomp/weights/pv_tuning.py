@@ -9,8 +9,11 @@ compressed) and by the dense weights Q, and then
     V   moves a buffer V that began as Q, by Adam of the gradient by Q; of the codes whose nearest
         ones to V are others, the few whose |V - Q| is largest are changed to these
 
-Straight-through training would change all of them: so many at once that the gradient, which is
-that of where the weights were, says nothing of where they go.
+Straight-through training changes all of them, at times so many at once that the gradient, which is
+that of where the weights were, says little of where they go. Measured on a language model of 260 K
+weights at 2.29 bits, KL 2.45 at the start, after 80 steps: floats alone 1.33; codes too, V at 0.03,
+0.95 with a share of 0.01 and 0.885 with 0.1 or all, so that the limit gains nothing; with V at 0.1
+(floats at 1e-3) 1.65 with 0.01 and 1.87 with all: it guards against a rate that is too high.
 
 Malinovskii et al., PV-Tuning: beyond straight-through estimation for extreme LLM compression, 2024,
 algorithm 1, and for V section 3.2 and algorithm 2. We differ: both steps use one gradient; codes of

@@ -27,7 +27,7 @@ def run(method, case=LAYER):
 def test_at_two_bits_outputs_are_closer_than_those_of_k_means_and_gptq():
     found, start = run(aqlm(**TWO_BITS)), run(aqlm(turns=0, **TWO_BITS))
     assert found.nbytes == start.nbytes == 256 * 256 // 4 + 2 * 16 * 2
-    # Measured, of the outputs' power: 0.030, k-means 0.077, gptq 0.064, rtn 0.108.
+    # Measured, of the outputs' power: 0.027, k-means 0.074, gptq 0.056, rtn 0.151.
     assert LAYER.objective(found) < 0.5 * LAYER.objective(start)
     for other in (rtn, gptq):
         near = run(other(jc.formats.INT2, clip=True))
