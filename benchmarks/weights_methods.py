@@ -50,6 +50,9 @@ def at_bits(symmetric, asymmetric):
     }
     if bits > 2:
         rows |= {"power": by(W.power(f)), "llm_fp4": by(W.llm_fp4(f))}
+    if bits < 8:
+        each = f._replace(group=-1)
+        rows |= {"jlcm": by(W.jlcm(bits)), "nupes, per output": by(W.nupes(each))}
     if bits == 4:
         rows |= {"olive": by(W.olive(f))}
     if group == 32:
@@ -61,6 +64,28 @@ def at_bits(symmetric, asymmetric):
         half = f._replace(bits=bits // 2, offset=1 << bits // 2 - 1)
         rows |= {f"rex, 2 terms of {half.bits} bits": by(W.rex(half))}
     return rows
+
+
+def untied(task):
+    """The model with a table to look up and one to multiply: both can change."""
+    return task.params | {"classifier": task.params["embedding"]}
+
+
+def short(task):
+    """A batch to find symmetries with."""
+    return task.calibration[0][:1, :8]
+
+
+def folded_awq(format):
+    """Scales folded into what comes before: nothing is left at run time."""
+
+    def build(task, stats):
+        params = untied(task)
+        stats = jc.observe(task.fn, params, task.calibration)
+        moved, stats = W.awq_folded(task.fn, params, short(task), stats=stats, method=format)
+        return W.compress(moved, W.awq(format, grid=1), stats=stats)
+
+    return build
 
 
 def rounded_activations(weights, activation):
@@ -162,6 +187,65 @@ def in_files():
     return rows
 
 
+def tuned(method, **options):
+    """Codes and codebooks trained towards the float model's own distribution."""
+
+    def build(task, stats):
+        small = W.compress(task.params, method, stats=stats)
+        return W.pv_tuning(
+            masked(task.fn),
+            small,
+            task.training,
+            reference=task.params,
+            steps=TRAINING_STEPS,
+            **options,
+        )
+
+    return build
+
+
+def sized(bits_per_weight):
+    """Grids and weights trained for a size of the file."""
+    return lambda task, stats: W.l2(
+        masked(task.fn),
+        task.params,
+        task.training,
+        bits_per_weight=bits_per_weight,
+        stats=stats,
+        steps=(TRAINING_STEPS // 2, TRAINING_STEPS // 2),
+    )
+
+
+def gains_tuned(method):
+    def build(task, stats):
+        return W.bias_tuning(
+            masked(task.fn),
+            W.compress(task.params, method, stats=stats),
+            task.training,
+            reference=task.params,
+            steps=TRAINING_STEPS // 2,
+            where=lambda path, x: "norm" in path,
+        )
+
+    return build
+
+
+def widths(bits, *, trained):
+    """One store of 8 bits, seen at a few: as rounded, or trained for 2, 3, 4 and 8 at once."""
+
+    def build(task, stats):
+        store = W.compress(
+            task.params, W.double_rounding(padded(F.INT8._replace(group=32))), stats=stats
+        )
+        if trained:
+            store = W.train_widths(
+                masked(task.fn), store, task.training, reference=task.params, steps=TRAINING_STEPS
+            )
+        return W.at_bits(store, bits)
+
+    return build
+
+
 def number_formats():
     """Round to nearest on every kind of grid."""
     named = {
@@ -206,7 +290,12 @@ SECTIONS = {
         "stories",
         f"2 bits, trained for {TRAINING_STEPS} steps",
         {
-            "gptq, uint2 g32": by(W.gptq(padded(F.UINT2_G32))),
+            "gptq, uint2 g32, clipped": by(W.gptq(padded(F.UINT2_G32), clip=True)),
+            "aqlm, 16 pairs": by(W.aqlm(vector=2, books=1, bits=4)),
+            "aqlm, codebooks trained": tuned(W.aqlm(vector=2, books=1, bits=4), share=0),
+            "aqlm, pv_tuning": tuned(W.aqlm(vector=2, books=1, bits=4)),
+            "l2, 2.2 bits in a file": sized(2.2),
+            "l2, 3 bits in a file": sized(3.0),
             "paretoq 2": trained(W.paretoq(2)),
             "paretoq 1.58": trained(W.paretoq(1.58)),
             "paretoq 1": trained(W.paretoq(1)),
@@ -216,6 +305,35 @@ SECTIONS = {
         },
     ),
     "stories files": Section("stories", "rounding for a file", in_files()),
+    "stories tuned": Section(
+        "stories",
+        "3 bits, and what stayed floats trained",
+        {
+            "gptq": by(W.gptq(padded(F.UINT3_G32))),
+            "gptq, gains tuned": gains_tuned(W.gptq(padded(F.UINT3_G32))),
+            "gptq, clipped": by(W.gptq(padded(F.UINT3_G32), clip=True)),
+            "gptq, clipped, gains tuned": gains_tuned(W.gptq(padded(F.UINT3_G32), clip=True)),
+        },
+    ),
+    "stories widths": Section(
+        "stories",
+        "one store of 8 bits in groups of 32, seen at fewer",
+        {
+            f"{bits} bits, {'trained' if trained else 'as rounded'}": widths(bits, trained=trained)
+            for bits in (2, 4)
+            for trained in (False, True)
+        },
+    ),
+    "stories folded": Section(
+        "stories",
+        "3 bits, scales folded into what comes before",
+        {
+            "rtn": by(W.rtn(padded(F.INT3_G32))),
+            "awq, clip alone": by(W.awq(padded(F.INT3_G32), grid=1)),
+            "awq": by(W.awq(padded(F.INT3_G32))),
+            "awq, folded": folded_awq(padded(F.INT3_G32)),
+        },
+    ),
     "stories 172": Section(
         "stories",
         "the matrix of 172 inputs at 4 bits",
