@@ -91,8 +91,8 @@ def ostquant(
     where        (path, leaf) -> bool: what will be rounded; by default every weight multiplied
     online       which of them jc.weights.hadamard will hold, rotating their inputs at run time. It
                  serves inputs that no rotation can be moved out of, those behind the gate of an MLP
-    symmetries   by default all of jaxcomp.lift.symmetries(fn, params, batch), which are found sooner on
-                 a batch of one short sequence
+    symmetries   by default all of jaxcomp.lift.symmetries(fn, params, batch), which are found
+                 sooner on a batch of one short sequence
     loss         (outputs in floats, outputs rounded) -> a scalar; by default outputs are logits
 
     The gains of RMS norms move into the weights behind them where those are rotated, and a table
