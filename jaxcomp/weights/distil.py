@@ -28,7 +28,7 @@ RATE = 1e-3  # of Adam, falling to zero as a cosine does: what trains small mode
 def distil(
     fn: Callable[..., Any],
     parameters: Any,
-    build: Callable[[Any], Any],
+    build: Callable[..., Any],
     batches: Iterable[Any],
     *,
     reference: Any,
@@ -37,6 +37,7 @@ def distil(
     loss: Callable[[Any, Any], jax.Array] = kl_nats,
     penalty: Callable[[Any], jax.Array] | None = None,
     project: Callable[[Any], Any] | None = None,
+    rest: Any = None,
     seed: int = 0,
 ) -> Any:
     """parameters, trained; those that were passed stay as they are.
@@ -54,6 +55,8 @@ def distil(
                logits, and the KL of their distributions
     penalty    parameters -> a scalar that is added to the loss
     project    parameters -> parameters, after every update
+    rest       a tree of arrays that build needs beside: it is called as build(parameters, rest).
+               What build closes over becomes constants of the program, which must be few
 
     A bar shows step and loss on a terminal. Raises UnsupportedInput where there is no batch, and
     where the loss was not finite at any step.
@@ -68,12 +71,13 @@ def distil(
     student = lift(fn)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(parameters, state, worst, reference, batch):
+    def step(parameters, state, worst, reference, rest, batch):
         aim = fn(reference, *batch)
 
         def objective(parameters):
             parameters = jax.tree.map(jnp.astype, parameters, dtypes)
-            found = loss(aim, student(build(parameters), *batch))
+            params = build(parameters) if rest is None else build(parameters, rest)
+            found = loss(aim, student(params, *batch))
             return found if penalty is None else found + penalty(parameters)
 
         value, gradient = jax.value_and_grad(objective)(parameters)
@@ -92,7 +96,7 @@ def distil(
             if i % len(batches) == 0:
                 turn = order.permutation(len(batches))
             batch = batches[turn[i % len(batches)]]
-            parameters, state, worst, value = step(parameters, state, worst, reference, batch)
+            parameters, state, worst, value = step(parameters, state, worst, reference, rest, batch)
             advance(_Step(i + 1, value))
     if steps and not np.isfinite(worst):
         raise UnsupportedInput(

@@ -223,7 +223,7 @@ def l2(
     chosen = {path: leaf for path, leaf in leaves(small) if leaf is not before[path]}
     moving, scales = _begin(before, chosen, float(bits_per_weight))
 
-    def build(moving):
+    def build(moving, small):
         def each(path, leaf):
             codes, step = codes_of(moving[path], scales[path])
             rounded = codes + stop_gradient(jnp.round(codes) - codes)
@@ -238,14 +238,16 @@ def l2(
         # The second term is zero, and its gradient lets the price climb.
         return price * bits + (stop_gradient(state["price"]) - state["price"]) * above
 
-    first_loss = jax.jit(lambda m, *x: loss(fn(params, *x), fn(build(m), *x)))(moving, *batches[0])
+    first_loss = jax.jit(lambda p, m, s, *x: loss(fn(p, *x), fn(build(m, s), *x)))
+    first_loss = first_loss(params, moving, small, *batches[0])
     state = distil(
         fn,
         # Errors fall fourfold with a bit, so at the best price a bit costs about the loss.
         {"moving": moving, "price": jnp.log(jnp.maximum(first_loss, 1e-30))},
-        lambda state: build(state["moving"]),
+        lambda state, small: build(state["moving"], small),
         batches,
         reference=params,
+        rest=small,
         steps=sum(steps),
         optimizer=_optimizer(moving, *steps),
         loss=loss,

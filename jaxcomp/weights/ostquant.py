@@ -143,9 +143,10 @@ def ostquant(
     parameters = distil(
         both,
         still,
-        lambda parameters: {"rounded": moved(parameters, params)},
+        lambda parameters, params: {"rounded": moved(parameters, params)},
         batches,
         reference={"plain": reference},
+        rest=params,
         steps=steps,
         optimizer=optimizer,
         loss=loss,
