@@ -88,6 +88,33 @@ def folded_awq(format):
     return build
 
 
+def learned_rotations(format, activation, inner):
+    """Folded into weights, but for those behind the gate of an MLP, which rotate as they run."""
+
+    def build(task, stats):
+        def is_down(path, leaf):
+            return path.endswith("w2")
+
+        def how(path, leaf):
+            if is_down(path, leaf):
+                return W.hadamard(inner, activation=activation)
+            return W.rtn(format) if path == "embedding" else W.activation(inner, activation)
+
+        params = untied(task)
+        moved = W.ostquant(
+            task.fn,
+            params,
+            task.calibration,
+            weights=format,
+            activations=activation,
+            online=is_down,
+            symmetries=jc.symmetries(task.fn, params, short(task)),
+        )
+        return W.compress(moved, how, stats=jc.observe(task.fn, moved, task.calibration), axes=-1)
+
+    return build
+
+
 def rounded_activations(weights, activation):
     """Weights and activations rounded: every method on the same two grids."""
     f = padded(weights)
@@ -271,7 +298,15 @@ SECTIONS = {
     "stories formats": Section("stories", "round to nearest by format", number_formats()),
     "stories W8A8": Section("stories", "W8A8", rounded_activations(F.INT8, "int8")),
     "stories W4A4": Section(
-        "stories", "W4A4, groups of 32", rounded_activations(F.INT4_G32, "int4")
+        "stories",
+        "W4A4, groups of 32",
+        rounded_activations(F.INT4_G32, "int4")
+        | {
+            "ostquant": learned_rotations(padded(F.INT4_G32), "int4", W.rtn(padded(F.INT4_G32))),
+            "ostquant of gptq": learned_rotations(
+                padded(F.INT4_G32), "int4", W.gptq(padded(F.INT4_G32))
+            ),
+        },
     ),
     "stories low rank": Section(
         "stories", "3 bits and low rank", low_rank(F.UINT3_G32, F.UINT3_G32._replace(group=16), 3)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from jaxcomp.lift import fake_quantize as fake_quantize
     from jaxcomp.lift import lift as lift
     from jaxcomp.lift import observe as observe
+    from jaxcomp.lift import symmetries as symmetries
 
 __version__ = "0.1.0"
 
@@ -58,7 +59,7 @@ load_on_use(
         "io": (),
         "kernels": (),
         "kvcache": (),
-        "lift": ("fake_quantize", "lift", "observe"),
+        "lift": ("fake_quantize", "lift", "observe", "symmetries"),
         "measures": (),
         "nets": (),
         "tree": (),

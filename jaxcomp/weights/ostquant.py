@@ -91,7 +91,7 @@ def ostquant(
     where        (path, leaf) -> bool: what will be rounded; by default every weight multiplied
     online       which of them jc.weights.hadamard will hold, rotating their inputs at run time. It
                  serves inputs that no rotation can be moved out of, those behind the gate of an MLP
-    symmetries   by default all of jaxcomp.lift.symmetries(fn, params, batch), which are found
+    symmetries   by default all of jc.symmetries(fn, params, batch), which are found
                  sooner on a batch of one short sequence
     loss         (outputs in floats, outputs rounded) -> a scalar; by default outputs are logits
 
@@ -112,7 +112,7 @@ def ostquant(
         symmetries = symmetries_of(fn, params, *batches[0])
     if not symmetries:
         raise UnsupportedInput(
-            "expected symmetries of fn, got none; print jaxcomp.lift.symmetries(fn, params, batch)"
+            "expected symmetries of fn, got none; print jc.symmetries(fn, params, batch)"
         )
     reference, params = params, without_gains(params, symmetries)
     # Rotations come first: they ask for gains of one, which scales may then change again.
