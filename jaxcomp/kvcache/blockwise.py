@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.kvcache.inputs import check_fresh
 
 BLOCK = 512  # tokens that are dense at once: 8 heads of 128 are 2 MB in float32, which caches hold
 QUERIES = 512  # that are answered at once: the scores of a block are as large as this times BLOCK
@@ -109,6 +110,7 @@ def answer(
     first = state.start if fresh is None else state.length
     at = first[:, None] + jnp.arange(q.shape[1])
     if fresh is not None:
+        check_fresh(fresh, q, heads)
         keys, values = (x.swapaxes(1, 2) for x in fresh)
 
         def read(start, count):

@@ -103,34 +103,32 @@ def chunked(
         buffers = [written(x, new, target) for x, new in zip(old, (k, v), strict=True)]
         count = -(-room // group) if not waiting else (k.shape[2] + group - 1) // group
 
-        def flush(keys, values, buffers):
-            chunk = jnp.arange(count)
-            at = jnp.where(chunk < (after - before)[:, None], before[:, None] + chunk, chunks)
-            found = []
-            for store, encode, buffer in zip(
-                (keys, values), (encode_keys, encode_values), buffers, strict=True
-            ):
-                whole = buffer[:, :, : count * group].reshape(batch, heads, count, group, size)
-                new = encode(whole)
-                found.append(jax.tree.map(lambda old, x: written(old, x, at), store, new))
-            here = (after - before)[:, None] * group + jnp.arange(waiting)
-            left = [
-                jnp.take_along_axis(x, here[:, None, :, None], 2, mode="fill", fill_value=0)
-                for x in buffers
-            ]
-            return *found, left
+        chunk = jnp.arange(count)
+        at = jnp.where(chunk < (after - before)[:, None], before[:, None] + chunk, chunks)
 
-        def stay(keys, values, buffers):
-            return keys, values, [x[:, :, :waiting] for x in buffers]
+        def encoded(buffers):
+            whole = (x[:, :, : count * group] for x in buffers)
+            whole = [x.reshape(batch, heads, count, group, size) for x in whole]
+            return encode_keys(whole[0]), encode_values(whole[1])
 
-        if not chunks:
-            keys, values, kept = stay(state.keys, state.values, buffers)
-        elif k.shape[2] < group:  # most of the time nothing leaves the window
-            keys, values, kept = lax.cond(
-                jnp.any(after > before), flush, stay, state.keys, state.values, buffers
-            )
-        else:
-            keys, values, kept = flush(state.keys, state.values, buffers)
+        def nothing(buffers):
+            like = jax.eval_shape(encoded, buffers)
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+
+        keys, values = state.keys, state.values
+        if chunks:
+            # Most of the time nothing leaves the window. Storage stays out of cond, and of the
+            # select that it is under vmap: these copy it whole.
+            if k.shape[2] < group:
+                new = lax.cond(jnp.any(after > before), encoded, nothing, buffers)
+            else:
+                new = encoded(buffers)
+            keys, values = jax.tree.map(lambda old, x: written(old, x, at), (keys, values), new)
+        here = (after - before)[:, None] * group + jnp.arange(waiting)
+        kept = [
+            jnp.take_along_axis(x, here[:, None, :, None], 2, mode="fill", fill_value=0)
+            for x in buffers
+        ]
         return Chunked(
             keys,
             values,
@@ -159,10 +157,11 @@ def chunked(
 
         def whole(keys, values, first, end):
             def read(start, count):
-                place = first[:, None] + jnp.arange(keys.shape[2])
-                return keys, values, jnp.where(place < end[:, None], place, NOWHERE)[:, None]
+                k, v = (lax.dynamic_slice_in_dim(x, start, count, 2) for x in (keys, values))
+                place = (first + start)[:, None] + jnp.arange(count)
+                return k, v, jnp.where(place < end[:, None], place, NOWHERE)[:, None]
 
-            return Segment(read, 1 if keys.shape[2] else 0, max(1, keys.shape[2]), 1)
+            return Segment(read, keys.shape[2], 1, jnp.clip((end - first).max(), 0, keys.shape[2]))
 
         none = jnp.zeros_like(state.length)
         segments = [

@@ -79,6 +79,8 @@ def evict(
             raise UnsupportedInput(
                 f"expected queries, which {score.name} scores tokens by, got None; pass queries=q"
             )
+        if queries is not None:
+            check_queries(queries, batch, heads, k.shape[-1], k.shape[1])
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         count = k.shape[2]
         index = jnp.arange(count)

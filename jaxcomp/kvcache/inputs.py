@@ -44,9 +44,22 @@ def check_tokens(
     return jnp.clip(lengths.astype(jnp.int32), 0, k.shape[1])
 
 
-def check_queries(q: Any, batch: int, heads: int, size: int) -> None:
-    if q.ndim != 4 or q.shape[0] != batch or q.shape[3] != size or q.shape[2] % heads:
+def check_queries(q: Any, batch: int, heads: int, size: int, tokens: int | None = None) -> None:
+    """tokens: how many there must be, for queries of tokens that are appended."""
+    fits = q.ndim == 4 and q.shape[0] == batch and q.shape[3] == size and q.shape[2] % heads == 0
+    if not fits or tokens not in (None, q.shape[1]):
+        count = "tokens" if tokens is None else tokens
         raise UnsupportedInput(
-            f"expected q ({batch}, tokens, a multiple of {heads}, {size}), got {q.shape}; queries "
+            f"expected q ({batch}, {count}, a multiple of {heads}, {size}), got {q.shape}; queries "
             "are [batch, tokens, query heads, size]"
         )
+
+
+def check_fresh(fresh: tuple[Any, Any], q: Any, heads: int) -> None:
+    expected = (*q.shape[:2], heads, q.shape[3])
+    for x in fresh:
+        if x.shape != expected:
+            raise UnsupportedInput(
+                f"expected fresh keys and values {expected}, got {x.shape}; they are those of the "
+                "tokens that ask"
+            )

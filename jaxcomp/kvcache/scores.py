@@ -97,7 +97,7 @@ def snapkv(*, window: int = 32, pool: int = 5) -> Score:
         )
 
     def init(batch, heads, slots, size):
-        return jnp.zeros((batch, heads, slots)), ()
+        return jnp.zeros((batch, heads, slots), jnp.float32), ()
 
     def update(tokens, common, seen):
         new = (seen.at > NOWHERE).sum(1)
@@ -111,9 +111,16 @@ def snapkv(*, window: int = 32, pool: int = 5) -> Score:
     def value(tokens, common, seen):
         if pool == 1:
             return tokens
-        apart = jnp.abs(seen.positions[..., :, None] - seen.positions[..., None, :])
-        near = (apart <= pool // 2) & (seen.positions > NOWHERE)[..., None, :]
-        return jnp.where(near, tokens[..., None, :], 0).max(-1)
+        # Positions differ: who is at most pool // 2 apart is at most as far off in their order.
+        order = jnp.argsort(seen.positions, axis=-1)
+        place, mass = (jnp.take_along_axis(x, order, -1) for x in (seen.positions, tokens))
+        most = mass
+        for shift in range(1, pool // 2 + 1):
+            for by in (shift, -shift):
+                other = jnp.roll(place, by, -1)
+                near = (jnp.abs(other - place) <= pool // 2) & (other > NOWHERE)
+                most = jnp.maximum(most, jnp.where(near, jnp.roll(mass, by, -1), 0))
+        return jnp.take_along_axis(most, jnp.argsort(order, axis=-1), -1)
 
     return Score(init, update, value, True, "snapkv")
 
@@ -121,7 +128,7 @@ def snapkv(*, window: int = 32, pool: int = 5) -> Score:
 def expected_attention() -> Score:
     def init(batch, heads, slots, size):
         sums = (batch, heads), (batch, heads, size), (batch, heads, size, size)
-        return (), tuple(jnp.zeros(shape) for shape in sums)
+        return (), tuple(jnp.zeros(shape, jnp.float32) for shape in sums)
 
     def update(tokens, common, seen):
         there = (seen.at > NOWHERE)[:, None, None, :, None]
@@ -149,13 +156,13 @@ def expected_attention() -> Score:
 
 def _accumulated(value: Callable[[jax.Array, jax.Array], jax.Array], name: str) -> Score:
     def init(batch, heads, slots, size):
-        return (jnp.zeros((batch, heads, slots)), jnp.zeros((batch, heads, slots))), ()
+        return tuple(jnp.zeros((batch, heads, slots), jnp.float32) for _ in range(2)), ()
 
     def update(tokens, common, seen):
         mass, count = tokens
         there = seen.at > NOWHERE
-        able = seen.at[:, None, None, :] >= seen.positions[..., None]  # [b, h, t, n]
-        more = (able & there[:, None, None, :]).sum(-1)
+        new, last = (x[:, None, None] for x in (there.sum(1), seen.at.max(1)))
+        more = jnp.clip(last + 1 - seen.positions, 0, new)  # of new queries, those not before it
         return (mass + attention_mass(seen, there), count + more), common
 
     return Score(init, update, lambda tokens, common, seen: value(*tokens), True, name)
@@ -183,5 +190,5 @@ def attention_mass(
         total = shares.sum(-1, keepdims=True)
         return mass + (shares / jnp.where(total > 0, total, 1)).sum((2, 3)), None
 
-    start = jnp.zeros(seen.positions.shape)
+    start = jnp.zeros(seen.positions.shape, jnp.float32)
     return lax.scan(part, start, jnp.arange((new + more) // block))[0]

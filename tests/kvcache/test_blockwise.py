@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+import jaxcomp as jc
 from jaxcomp.kvcache.blockwise import NOWHERE, Segment, attend
+from tests.kvcache.inputs import qkv
 
 
 def test_segments_in_any_order_with_holes_are_one_softmax():
@@ -42,3 +45,11 @@ def test_a_query_that_sees_nothing_reads_zero():
     segment = Segment(lambda start, count: (some, some, empty), 8, 1, jnp.int32(8))
     out = attend(jnp.ones((1, 1, 1, 16)), jnp.zeros((1, 1), jnp.int32), [segment], 1)
     np.testing.assert_array_equal(out, 0)
+
+
+def test_fresh_tokens_are_those_of_the_queries():
+    cache = jc.kvcache.dense(8)
+    q, k, v = qkv(5)
+    for wrong in (k[:, :3], jnp.concatenate([k, k], 1), k[:, :, :1]):
+        with pytest.raises(jc.UnsupportedInput, match="expected fresh keys and values"):
+            cache.attend(cache.init(2, 2, 32), q, fresh=(wrong, wrong))

@@ -55,3 +55,25 @@ def test_ragged_sequences_in_pieces(group, window, sinks):
                 expected = exact(*(x[b] for x in seen), length[b], n)
                 np.testing.assert_allclose(out[b, :n], expected, atol=1e-5)
     assert max(length) > SLOTS >= min(length) > SLOTS - 7
+
+
+def test_windows_longer_than_a_block_are_read_in_blocks():
+    cache = chunked(1600, lambda x: x, lambda x: x, group=8, window=1200, name="plain")
+    q, k, v = tokens(0, 1500)
+    append = jax.jit(cache.append)
+    state = append(
+        append(cache.init(BATCH, HEADS, SIZE), k[:, :1499], v[:, :1499]),
+        *(x[:, 1499:] for x in (k, v)),
+    )
+    out, _ = cache.attend(state, q[:, 1499:])
+    for b in range(BATCH):
+        np.testing.assert_allclose(out[b], exact(q[b], k[b], v[b], 1500, 1), atol=1e-5)
+
+
+def test_states_under_vmap_are_not_copied_by_the_flush():
+    cache = chunked(16384, lambda x: x, lambda x: x, group=8, window=8, name="plain")
+    state = jax.eval_shape(jax.vmap(lambda _: cache.init(1, 1, SIZE)), jnp.zeros(2))
+    new = jax.ShapeDtypeStruct((2, 1, 1, 1, SIZE), jnp.float32)
+    append = jax.jit(jax.vmap(cache.append), donate_argnums=0)
+    memory = append.lower(state, new, new).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.1 * jc.kvcache.nbytes(state)

@@ -95,6 +95,9 @@ def test_budgets_and_queries_that_are_missing_are_refused():
         with pytest.raises(jc.UnsupportedInput, match="expected a budget"):
             K.evict(K.recent(), budget, **options)
     cache = K.evict(K.h2o(), 64)
-    _, k, v = qkv(4)
+    q, k, v = qkv(4)
     with pytest.raises(jc.UnsupportedInput, match="pass queries=q"):
         cache.append(cache.init(2, 2, 32), k, v)
+    for wrong in (q[:, :3], q[:1], q[..., :16]):  # the first two would broadcast
+        with pytest.raises(jc.UnsupportedInput, match=r"expected q \(2, 4,"):
+            cache.append(cache.init(2, 2, 32), k, v, queries=wrong)

@@ -99,3 +99,14 @@ def test_a_sum_favours_those_who_came_first_and_a_mean_does_not():
 def test_windows_are_checked():
     with pytest.raises(jc.UnsupportedInput, match="odd pool"):
         K.snapkv(pool=4)
+
+
+@pytest.mark.parametrize("score", [K.snapkv(), K.h2o(), K.normalised_attention()])
+def test_scores_of_a_long_prompt_take_no_square_of_memory(score):
+    def run(q, k, v):
+        seen = _seen(q, k, v)
+        return score.value(*score.update(*score.init(1, 1, 8192, 16), seen), seen)
+
+    shapes = [jax.ShapeDtypeStruct((1, 8192, 1, 16), jnp.float32)] * 3
+    memory = jax.jit(run).lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 8192 * 8192 / 2  # a block of queries is a sixteenth of it
