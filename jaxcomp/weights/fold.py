@@ -20,6 +20,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.lift.call import named
 from jaxcomp.lift.observe import Observation
 from jaxcomp.lift.statistics import part, second_moment
 from jaxcomp.lift.symmetry import Member, Symmetry, symmetries
@@ -130,14 +131,28 @@ def fold(
     fn: Callable[..., Any],
     params: Any,
     batch: Any,
-    stats: Mapping[str, Observation],
+    stats: Mapping[str, Observation] | None,
     choose: Callable[[list[Reader]], tuple[np.ndarray, jax.Array]],
 ) -> tuple[Any, dict[str, Observation]]:
     """(params, stats) with the scales that `choose` finds folded into all symmetries of fn.
 
     batch   one as observe takes them: a tuple is several arguments. Only its shapes count
     choose  all readers of some channels -> (channels, f32 what the input of each is multiplied by)
+
+    Raises UnsupportedInput where stats hold no statistics, or some that are not finite.
     """
+    states = {path: seen.state for path, seen in (stats or {}).items() if seen.state is not None}
+    if not jax.tree.leaves(states):
+        raise UnsupportedInput(
+            "expected statistics of params, got none; pass stats=jc.observe(fn, params, batches), "
+            "with the statistic that is needed"
+        )
+    for path, state in states.items():
+        if not all(jnp.isfinite(x).all() for x in jax.tree.leaves(state)):
+            raise UnsupportedInput(
+                f"{named(path)}: expected finite statistics, got NaN or infinity; observe batches "
+                "without NaN, and a function that does not overflow on them"
+            )
     args = batch if isinstance(batch, tuple) else (batch,)
     new = dict(stats)
     scales = [s for s in symmetries(fn, params, *args) if s.kind == "scale"]

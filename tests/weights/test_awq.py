@@ -85,3 +85,9 @@ def test_folding_needs_second_moments_and_a_grid():
         awq_folded(folded_case.network, params, x[:2], stats=largest)
     with pytest.raises(UnsupportedInput, match="grid"):
         awq_folded(folded_case.network, params, x[:2], stats=largest, grid=0)
+    for none in (None, {}, jc.observe(folded_case.network, params, [x[:2]], statistic=None)):
+        with pytest.raises(UnsupportedInput, match="statistics of params, got none"):
+            awq_folded(folded_case.network, params, x[:2], stats=none)
+    unknown = largest["up"]._replace(state={"max": jnp.full(64, jnp.nan)})
+    with pytest.raises(UnsupportedInput, match="up: expected finite statistics"):
+        awq_folded(folded_case.network, params, x[:2], stats={**largest, "up": unknown})
