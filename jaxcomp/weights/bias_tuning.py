@@ -63,15 +63,14 @@ def bias_tuning(
 
         return jax.tree_util.tree_map_with_path(each, small, is_leaf=is_compressed)
 
-    # The rest goes in as an argument: closed over, it would be constants of the program.
     moving, rest = kept(True), kept(False)
-    batches = [(rest, *batch) if isinstance(batch, tuple) else (rest, batch) for batch in batches]
     moved = distil(
-        lambda params, rest, *batch: fn(join(params, rest), *batch),
+        fn,
         moving,
-        lambda moving: moving,
+        join,
         batches,
         reference=reference,
+        rest=rest,
         steps=steps,
         optimizer=optax.adam(optax.cosine_decay_schedule(rate, max(1, steps))),
         **options,

@@ -20,6 +20,7 @@ import optax
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.lift.lift import lift
 from jaxcomp.measures.kl_nats import kl_nats
+from jaxcomp.tree import join, split
 from jaxcomp.weights.progress import progress
 
 RATE = 1e-3  # of Adam, falling to zero as a cosine does: what trains small models at few bits
@@ -71,7 +72,8 @@ def distil(
     student = lift(fn)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(parameters, state, worst, reference, rest, batch):
+    def step(parameters, state, worst, arrays, batch):
+        reference, rest = join(arrays, others)
         aim = fn(reference, *batch)
 
         def objective(parameters):
@@ -86,6 +88,8 @@ def distil(
         parameters = parameters if project is None else project(parameters)
         return parameters, state, jnp.maximum(worst, value), value  # which keeps a NaN
 
+    # Functions, as Equinox modules hold them, are no arguments of a program.
+    arrays, others = split((reference, rest), lambda path, x: hasattr(x, "dtype"))
     dtypes = jax.tree.map(jnp.result_type, parameters)
     parameters = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), parameters)
     state = optimizer.init(parameters)
@@ -96,7 +100,7 @@ def distil(
             if i % len(batches) == 0:
                 turn = order.permutation(len(batches))
             batch = batches[turn[i % len(batches)]]
-            parameters, state, worst, value = step(parameters, state, worst, reference, rest, batch)
+            parameters, state, worst, value = step(parameters, state, worst, arrays, batch)
             advance(_Step(i + 1, value))
     if steps and not np.isfinite(worst):
         raise UnsupportedInput(

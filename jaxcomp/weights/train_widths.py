@@ -165,10 +165,10 @@ def train_widths(
     drops = [jnp.float32(1 << STORED - b) for b in bits]
 
     @jax.jit
-    def first_loss(moving, *given):
+    def first_loss(reference, moving, *given):
         return loss(run(_Floats(reference), *given)[0], lift(run)(moving, *given)[0])
 
-    found = [first_loss(moving, rest, held, drop, 1.0, *batches[0]) for drop in drops]
+    found = [first_loss(reference, moving, rest, held, drop, 1.0, *batches[0]) for drop in drops]
     found = [jnp.maximum(x, 1e-30) for x in found]
     shares = [(x / max(found)) ** -balance for x in found]
     moving = distil(

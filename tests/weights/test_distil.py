@@ -78,6 +78,29 @@ def test_penalty_and_projection():
     np.testing.assert_array_equal(found(project=lambda w: w.at[0].set(7))[0], 7)
 
 
+def test_functions_among_params_stay_what_they_are():
+    """As in Equinox modules, whose activations are leaves."""
+    reference = {**REFERENCE, "act": jnp.tanh}
+
+    def run(params, x):
+        return params["act"](x @ params["a"]) @ params["b"]
+
+    start, others = {"b": REFERENCE["b"] / 2}, {"a": REFERENCE["a"], "act": jnp.tanh}
+    found = distil(
+        run, start, lambda w, rest: w | rest, BATCHES, reference=reference, rest=others, steps=3
+    )
+    assert (found["b"] != start["b"]).any()
+    small = {**SMALL, "act": jnp.tanh, "bias": jnp.zeros(9)}
+
+    def biased(params, x):
+        return run(params, x) + params["bias"]
+
+    tuned = jc.weights.bias_tuning(
+        biased, small, BATCHES, reference={**reference, "bias": jnp.zeros(9)}, steps=3
+    )
+    assert tuned["act"] is jnp.tanh and tuned["bias"].any()
+
+
 def test_what_cannot_be_trained_is_refused():
     def run(batches, steps=2):
         return distil(
