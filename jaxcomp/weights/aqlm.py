@@ -100,7 +100,7 @@ def aqlm(
 
     def compress(w, statistics, axes):
         matrix, place = to_matrix(w, axes)
-        moment = jnp.eye(place.size_in) if data_free else statistics["moment"]
+        moment = jnp.eye(place.size_in, dtype=jnp.float32) if data_free else statistics["moment"]
         return _compress(matrix, moment, damping, options, jnp.dtype(w.dtype)).placed(place)
 
     return Transform(compress, None if data_free else second_moment, "aqlm")
@@ -111,7 +111,7 @@ def _compress(w, moment, damping, options, dtype):
     size = w.shape[1]
     more = -size % options.vector
     mean = jnp.diagonal(moment).mean()
-    h = moment / jnp.where(mean > 0, mean, 1.0) + damping * jnp.eye(size)
+    h = moment / jnp.where(mean > 0, mean, 1.0) + damping * jnp.eye(size, dtype=moment.dtype)
     w = jnp.pad(w.astype(jnp.float32), ((0, 0), (0, more)))
     codes, table, scales = solve(w, jnp.pad(h, (0, more)), options)
     scales = scales[:, None] if options.scaled else None
@@ -121,7 +121,7 @@ def _compress(w, moment, damping, options, dtype):
 def solve(w: Float[Array, "out in"], h: Float[Array, "in in"], options: Options) -> Sums:
     """Inputs that only fill up have zeros in w and h."""
     vector, books, bits, scaled, beam, steps, turns, tolerance = options
-    scales = jnp.ones(len(w))
+    scales = jnp.ones(len(w), w.dtype)
     if scaled:
         power = jnp.diagonal(h)
         rms = jnp.sqrt((w**2 * power).sum(1) / power.sum())

@@ -87,7 +87,7 @@ def _solve(w, moment, known, damping, levels, classes, rounds):
     diagonal = jnp.diagonal(moment)
     mean = diagonal.sum() / jnp.maximum((diagonal > 0).sum(), 1)
     damping = jnp.where(jnp.isfinite(known.damping), known.damping, damping)
-    h = moment / jnp.where(mean > 0, mean, 1.0) + damping * jnp.eye(len(moment))
+    h = moment / jnp.where(mean > 0, mean, 1.0) + damping * jnp.eye(len(moment), dtype=moment.dtype)
     h = jnp.pad(h, (0, more))[columns[:, None], columns]
     w = jnp.pad(w.astype(jnp.float32), ((0, 0), (0, more))).T[columns]
     found = solve(w, h, known, start(w, jnp.diagonal(h), levels, classes), rounds)
@@ -133,7 +133,7 @@ def solve(
 ) -> Fit:
     """The best of all rounds, each over tables, scales and codes; the start where none is."""
     live = jnp.diagonal(h)
-    pull = h * ratio(jnp.ones_like(live), live, 0.0)[:, None] * (1 - jnp.eye(len(h)))
+    pull = h * ratio(jnp.ones_like(live), live, 0.0)[:, None] * (1 - jnp.eye(len(h), dtype=h.dtype))
 
     def kept(fit, best):
         off = value(fit) - w
@@ -147,7 +147,7 @@ def solve(
         fit = move(w, jnp.where(free, known.feed.T, pull), fit, jnp.where(free, 256, 1))
         return fit, kept(fit, best)
 
-    best = kept(fit, (fit, jnp.inf))
+    best = kept(fit, (fit, jnp.float32(jnp.inf)))
     return lax.fori_loop(0, rounds, turn, (fit, best))[1][0]
 
 
@@ -229,7 +229,7 @@ def cluster(shapes: Float[Array, "in out"], classes: int) -> Integer[Array, " ou
         return centres.at[i].set(points[known.min(1).argmax()])
 
     def mean(_, centres):
-        member = jax.nn.one_hot(distances(centres).argmin(1), classes)
+        member = jax.nn.one_hot(distances(centres).argmin(1), classes, dtype=points.dtype)
         return ratio(product(member.T, points), member.sum(0)[:, None], centres)
 
     typical = points[distances(points.mean(0)[None])[:, 0].argmin()]
@@ -253,7 +253,7 @@ def codebooks(
     where = choices * BINS + jnp.minimum(bins, BINS - 1)
 
     def sums(x):  # from the first bin on, [classes, BINS + 1]
-        binned = jnp.zeros(classes * BINS).at[where].add(x).reshape(classes, BINS)
+        binned = jnp.zeros(classes * BINS, x.dtype).at[where].add(x).reshape(classes, BINS)
         return jnp.pad(jnp.cumsum(binned, 1), ((0, 0), (1, 0)))
 
     def best(mass, first, second):
@@ -300,13 +300,13 @@ def by_level(fit: Fit, x: Float[Array, "in out"]) -> Float[Array, "classes level
     """Sums over the weights of each level of each class, in an order that is always the same."""
     levels = jnp.arange(fit.tables.shape[1])
     each = lax.map(lambda k: jnp.where(fit.codes == k, x, 0).sum(0), levels)  # [levels, out]
-    return product(each, jax.nn.one_hot(fit.choices, len(fit.tables))).T
+    return product(each, jax.nn.one_hot(fit.choices, len(fit.tables), dtype=each.dtype)).T
 
 
 def ascending(fit: Fit) -> Fit:
     """The same with sorted levels."""
     order = jnp.argsort(fit.tables, 1)
-    rank = jnp.argsort(order, 1).reshape(-1)
+    rank = jnp.argsort(order, 1).reshape(-1).astype(fit.codes.dtype)
     codes = rank[fit.choices * fit.tables.shape[1] + fit.codes]
     return fit._replace(tables=jnp.take_along_axis(fit.tables, order, 1), codes=codes)
 

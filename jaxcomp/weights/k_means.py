@@ -44,7 +44,7 @@ def k_means(
         entry = x[jnp.minimum(jnp.searchsorted(total, point, side="right"), len(x) - 1)]
         return table.at[k].set(entry), jnp.minimum(left, (weights * (x - entry) ** 2).sum(1))
 
-    blank = jnp.zeros((levels, x.shape[1]))
+    blank = jnp.zeros((levels, x.shape[1]), x.dtype)
     # Seeds are vectors without values that weigh nothing, which say nothing of these, if there are.
     whole = (weights > 0).all(1)
     left = jnp.where(whole | ~whole.any(), weights.sum(1), 0.0)

@@ -131,3 +131,12 @@ def test_what_makes_no_codebooks_is_refused():
         aqlm(bits=17)
     with pytest.raises(UnsupportedInput, match="beam >= 1"):
         aqlm(beam=0)
+
+
+def test_arrays_are_of_32_bits_where_64_are_the_default():
+    case = layer(16, 24, 40)
+    with jax.enable_x64(True):
+        made = jax.eval_shape(
+            lambda w, s: aqlm(bits=4, turns=2).compress(w, s, (-1,)), case.w, case.statistics
+        )
+    assert made.dtype == jnp.float32 and made.shape == (16, 24)

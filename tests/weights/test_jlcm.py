@@ -166,3 +166,10 @@ def test_bad_numbers_are_refused():
         jlcm(9)
     with pytest.raises(UnsupportedInput, match="1 to 256 classes, got 3 and 0"):
         jlcm(3, classes=0)
+
+
+def test_arrays_are_of_32_bits_where_64_are_the_default():
+    case = layer(16, 24, 40)
+    with jax.enable_x64(True):
+        made = jax.eval_shape(lambda w, s: jlcm(3).compress(w, s, (-1,)), case.w, case.statistics)
+    assert made.dtype == jnp.float32 and made.shape == (16, 24)
