@@ -12,7 +12,7 @@ from tests.kvcache.inputs import error, qkv, with_outliers
 
 
 def test_the_law():
-    state = check_cache(jc.kvcache.rotated(24))
+    state = check_cache(jc.kvcache.rotated(24), tolerance=0.2)
     assert jc.tree.nbytes(state.keys) == 2 * 24 * 2 * (16 // 2 + 2)  # codes and a norm
 
 
