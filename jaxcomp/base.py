@@ -145,9 +145,10 @@ class KVCache(NamedTuple):
         attended to.
     attend(state, q, *, rope=None, fresh=None) -> (out f[batch, tokens, query heads, size], state)
         causal attention of the tokens appended last, one query for each: the first query is that
-        of the first of them. Query heads are a multiple of heads and share them in runs. fresh=(k, v): of tokens that come next and are not
-        appended yet, which see each other as they are. rope(keys f[batch, heads, tokens, size],
-        positions) -> keys, for keys that were appended without their positions.
+        of the first of them. Query heads are a multiple of heads and share them in runs.
+        fresh=(k, v): of tokens that come next and are not appended yet, which see each other as
+        they are. rope(keys f[batch, heads, tokens, size], positions) -> keys, for keys that were
+        appended without their positions.
     name
     """
 
