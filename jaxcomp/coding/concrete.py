@@ -3,13 +3,16 @@
 Groups are independent, so each thread takes a range of them through one compiled program, as each
 device would under shard_map. Steps are padded to a few counts per octave, so that messages of many
 lengths share a program, and the words are compacted by NumPy, five times as fast as XLA does
-on a CPU.
+on a CPU. A program is compiled for a shape once NumPy has spent on it what compiling takes
+(kernels/rans_numpy.py): most shapes are coded once.
 """
 
+import collections
 import functools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +31,12 @@ from jaxcomp.coding.halving import (
 from jaxcomp.coding.layout import lay_out, split_steps
 from jaxcomp.coding.stream import INITIAL_HEAD, Stream, choose_lanes, round_up, split_lanes
 from jaxcomp.coding.tables import Tables
-from jaxcomp.kernels import rans_lax
+from jaxcomp.kernels import rans_lax, rans_numpy
 
 SAMPLE = 1 << 14  # symbols looked at to estimate a message's size
+# What compiling takes, a turn of NumPy on few lanes, and what each lane adds to it (measured).
+COMPILATION, TURN, LANE = 0.3, 3e-5, 4e-8
+_spent: collections.Counter[Any] = collections.Counter()  # seconds of NumPy on each shape
 
 
 def encode(
@@ -81,14 +87,16 @@ def _push(stream, tables, symbols, index, capacity, explained):
     steps = round_up(split_steps(symbols.size, groups, per_group))
     padding = np.asarray(tables.offset)[0].astype(symbols.dtype)
     count = _counts(symbols.size, groups, per_group)
+    compiled = _is_worth_compiling("encode", tables, (groups, steps, per_group), index)
 
     def encode_part(part):
         place = functools.partial(lay_out, groups=groups, lanes=per_group, steps=steps, part=part)
         rows = None if index is None else place(index, fill=0, dtype=_index_type(tables))
         plane = place(symbols, fill=padding)
-        return _encode_part(tables, stream.head[part], plane, rows, count[part])
+        code = _encode_part if compiled else _encode_by_numpy
+        return code(tables, stream.head[part], plane, rows, count[part])
 
-    parts = _by_groups(encode_part, groups)
+    parts = _by_groups(encode_part, groups, compiled)
     if any(bad for *_, bad in parts):
         explained()
     head = np.concatenate([part[0] for part in parts])
@@ -137,18 +145,19 @@ def _pop(tables, stream, index, shape):
     index = None if index is None else _flat(index)
     symbols = np.empty((groups, needed, per_group), np.int32)
     outside = np.zeros(symbols.shape if tables.escape else (groups, 0), bool)
+    compiled = _is_worth_compiling("decode", tables, (groups, steps, per_group), index)
 
     def decode_part(part):
         place = functools.partial(lay_out, groups=groups, lanes=per_group, steps=steps, part=part)
         rows = None if index is None else place(index, fill=0, dtype=_index_type(tables))
         planes = head[part], words[part], size[part], rows, count[part]
-        out = _decode(tables, *planes, steps=steps)
+        out = (_decode if compiled else _decode_by_numpy)(tables, *planes, steps=steps)
         symbols[part] = np.asarray(out[0])[:, :needed]
         if tables.escape:
             outside[part] = np.asarray(out[3])[:, :needed]
         return np.asarray(out[1]), np.asarray(out[2])
 
-    parts = _by_groups(decode_part, groups)
+    parts = _by_groups(decode_part, groups, compiled)
     head, size = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
     symbols = symbols.reshape(-1)[:total]
     if tables.escape:
@@ -205,18 +214,64 @@ def explain(tables: Tables, symbols: np.ndarray, index: np.ndarray | None) -> No
         )
 
 
+def _is_worth_compiling(what, tables, shape, index):
+    """Whether NumPy has already taken longer for this shape than compiling does."""
+    groups, steps, lanes = shape
+    key = (what, shape, tables.entries.shape, tables.precision, index is None)
+    _spent[key] += steps * (TURN + LANE * groups * lanes)
+    return _spent[key] > COMPILATION or tables.directory is None
+
+
+def _encode_by_numpy(tables, head, symbols, index, count):
+    """_encode_part, without a compiled program."""
+    entries, offset = np.asarray(tables.entries), np.asarray(tables.offset)
+    _, steps, lanes = symbols.shape
+    distance = symbols - (offset[0] if index is None else offset[index])
+    outside = distance.view(np.uint32) >= entries.shape[1] - tables.escape
+    column = np.where(outside, entries.shape[1] - 1, distance)
+    plane = entries[0, column] if index is None else entries[index, column]
+    place = np.arange(steps * lanes).reshape(steps, lanes)
+    no_operation = np.uint32(((1 << tables.precision) - 1) << 16)
+    plane = np.where(place < count[:, None, None], plane, no_operation)
+    head, word, emit = rans_numpy.encode(head, plane, precision=tables.precision)
+    codes = np.zeros(0, np.uint32)
+    if tables.escape:
+        beyond = distance[outside]
+        beyond = np.where(beyond >= 0, beyond - np.int32(entries.shape[1] - 1), beyond)
+        codes = (beyond << 1 ^ beyond >> 31).view(np.uint32)
+    return head, _stacks(word, emit), codes, bool(outside.any() and not tables.escape)
+
+
+def _decode_by_numpy(tables, head, words, size, index, count, *, steps):
+    entries, directory, offset = map(np.asarray, (tables.entries, tables.directory, tables.offset))
+    column, head, size = rans_numpy.decode(
+        head,
+        words,
+        size,
+        (entries, directory),
+        index,
+        count,
+        precision=tables.precision,
+        steps=steps,
+    )
+    outside = column == entries.shape[1] - 1 if tables.escape else None
+    return column + (offset[0] if index is None else offset[index]), head, size, outside
+
+
 def _encode_part(tables, head, symbols, index, count):
     """(head, stack of each group, escape codes, whether anything was out of range)."""
     head, word, emit, escapes, bad = _encode(tables, head, symbols, index, count)
-    word, emit = np.asarray(word), np.asarray(emit)
-    # The stack is what was emitted, last step and last lane first.
-    pairs = zip(word, emit, strict=True)
-    stacks = [np.compress(e.reshape(-1), w.reshape(-1))[::-1] for w, e in pairs]
     codes = np.zeros(0, np.uint32)
     if escapes is not None:
         code, outside = (np.asarray(x).reshape(-1) for x in escapes)
         codes = np.compress(outside, code)
-    return np.asarray(head), stacks, codes, bool(bad)
+    return np.asarray(head), _stacks(np.asarray(word), np.asarray(emit)), codes, bool(bad)
+
+
+def _stacks(word, emit):
+    """What each group emitted, last step and last lane first."""
+    pairs = zip(word, emit, strict=True)
+    return [np.compress(e.reshape(-1), w.reshape(-1))[::-1] for w, e in pairs]
 
 
 @jax.jit
@@ -286,11 +341,13 @@ def _parts():
     return 2 * (os.cpu_count() or 1)
 
 
-def _by_groups(function, groups):
-    """function of equal ranges of groups, in threads.
+def _by_groups(function, groups, in_threads):
+    """function of equal ranges of groups, in threads; or of all.
 
     Even one range: a thread of its own is not inside what the caller may be tracing.
     """
+    if not in_threads:
+        return [function(slice(groups))]
     parts = min(groups, _parts())
     ranges = [slice(i * groups // parts, (i + 1) * groups // parts) for i in range(parts)]
     return list(_threads().map(function, ranges))

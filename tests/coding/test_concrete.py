@@ -1,9 +1,17 @@
-"""Coding on the host: the lanes it chooses, and threads that change nothing."""
+"""Coding on the host: the lanes it chooses, and threads and compilers that change nothing."""
 
 import jax
 import numpy as np
+import pytest
 
-from jaxcomp.coding import build_tables, concrete, decode, encode, to_bytes
+from jaxcomp.coding import build_tables, concrete, decode, encode, from_bytes, to_bytes
+
+ALWAYS, NEVER = 0.0, float("inf")  # when programs are compiled, in seconds of NumPy
+
+
+@pytest.fixture(autouse=True, params=[ALWAYS, NEVER], ids=["compiled", "numpy"])
+def compilation(request, monkeypatch):
+    monkeypatch.setattr(concrete, "COMPILATION", request.param)
 
 
 def message():
@@ -29,6 +37,35 @@ def test_any_number_of_threads_writes_the_same_bytes(monkeypatch):
         streams.append(encode(tables, symbols, index, lanes=1024))
         np.testing.assert_array_equal(decode(tables, streams[-1], index), symbols)
     assert len({to_bytes(stream) for stream in streams}) == 1
+
+
+@pytest.mark.parametrize("lanes", [16, 256])
+@pytest.mark.parametrize("escape", [False, True])
+def test_either_reads_what_the_other_writes(lanes, escape, monkeypatch):
+    tables, symbols, index = (x[:999] if hasattr(x, "shape") else x for x in message())
+    if escape:
+        tables = build_tables(np.asarray(tables.frequencies) / 65536, offset=3, escape=True)
+        symbols[::9] = np.random.default_rng(1).integers(-(1 << 31), 1 << 31, 111)
+    data = to_bytes(encode(tables, symbols, index, lanes=lanes))
+    monkeypatch.setattr(concrete, "COMPILATION", NEVER if concrete.COMPILATION == 0 else ALWAYS)
+    np.testing.assert_array_equal(decode(tables, from_bytes(data), index), symbols)
+    assert to_bytes(encode(tables, symbols, index, lanes=lanes)) == data
+
+
+def test_a_program_is_compiled_where_numpy_took_as_long(monkeypatch):
+    tables, symbols, index = message()
+    programs = []
+    monkeypatch.setattr(concrete, "COMPILATION", 0.3)
+    monkeypatch.setattr(concrete, "_spent", concrete.collections.Counter())
+    compiled = concrete._encode_part
+    monkeypatch.setattr(concrete, "_encode_part", lambda *a: programs.append(1) or compiled(*a))
+    turns = []
+    for _ in range(100):
+        encode(tables, symbols[:20_000], index[:20_000], lanes=64)
+        turns.append(len(programs))
+        if programs:
+            break
+    assert 10 < len(turns) < 100 and programs
 
 
 def test_arrays_of_jax_are_coded_like_those_of_numpy():
