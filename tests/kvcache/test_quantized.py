@@ -30,11 +30,11 @@ def test_what_is_stored_is_what_the_format_makes_of_each_token():
 
 def test_more_bits_less_error_and_values_may_take_others():
     q, k, v = qkv(64)
-    formats = F.UINT2, F.UINT3, F.UINT4, F.UINT8, F.FP8_E4M3
-    two, three, four, eight, fp8 = (error(jc.kvcache.quantized(f, 64), q, k, v)[0] for f in formats)
-    assert eight < fp8 < four < 0.6 * three < 0.6 * 0.8 * two
+    formats = F.UINT2, F.UINT4, F.FP8_E4M3
+    two, four, fp8 = (error(jc.kvcache.quantized(f, 64), q, k, v)[0] for f in formats)
+    assert fp8 < four < 0.5 * two
     mixed, state = error(jc.kvcache.quantized(F.UINT8, 64, values=F.UINT4), q, k, v)
-    assert eight < mixed < four
+    assert mixed < four
     assert state.keys.format.bits == 8 and state.values.format.bits == 4
 
 

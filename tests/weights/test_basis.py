@@ -55,7 +55,7 @@ def test_stacked_layers_of_every_kind_of_leaf_are_scanned():
     int8, int4 = jc.formats.INT8, jc.formats.INT4
     methods = {
         "scaled": jc.weights.smoothquant(jc.weights.eora(int4, 2), activation=None),
-        "rotated": jc.weights.hadamard(jc.weights.awq(int8, grid=1, clip=False)),
+        "rotated": jc.weights.hadamard(jc.weights.awq(int8, grid=2, clip=False)),
         "again": jc.weights.rex(int4, 2, gamma=0.5),
     }
     needed = jc.weights.both(second_moment, max_magnitude)
