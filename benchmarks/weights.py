@@ -94,9 +94,10 @@ def show(title, rows, unit):
 
 
 def machine():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "date": datetime.date.today().isoformat(),
-        "device": f"{jax.default_backend()}, {os.cpu_count()} cores, {platform.machine()}",
+        "device": f"{jax.default_backend()}, {cores} cores, {platform.machine()}",
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
@@ -137,7 +138,13 @@ def main():
             rows.append(row)
             console.print(f"  {name}: {label} {row['bits_per_weight']:.3f} {row['distance']:.3e}")
         show(f"{task.name}: {section.title}", rows, task.unit)
-        results["sections"][name] = {"title": section.title, "unit": task.unit, "rows": rows}
+        results["sections"][name] = {
+            "title": section.title,
+            "unit": task.unit,
+            "date": results["date"],
+            "device": results["device"],
+            "rows": rows,
+        }
         if arguments.out:
             arguments.out.write_text(json.dumps(results, indent=1) + "\n")
 
