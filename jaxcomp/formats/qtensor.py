@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
@@ -242,6 +243,8 @@ def _read(kept: Any, how: "str | Format") -> jax.Array:
         return kept.dense().astype(jnp.float32)
     if how == "e8m0":
         return grids.power_of_two(kept)
+    if kept.dtype == jnp.uint16:  # bits of a float, as caches hold them
+        kept = lax.bitcast_convert_type(kept, how)
     return kept.astype(jnp.float32)
 
 

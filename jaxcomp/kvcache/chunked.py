@@ -25,9 +25,10 @@ Encode = Callable[[jax.Array], Any]
 
 
 class Chunked(NamedTuple):
-    """keys and values: leaves or arrays f[batch, heads, chunks, group, size]; the window and sinks
-    f[batch, heads, tokens, size]; length i32[batch] of tokens so far, of which those from `start`
-    on were appended last; overflow bool[batch]: whether some found no room, and are lost."""
+    """keys and values: leaves or arrays f[batch, heads, chunks, group, size], floats of 16 bits as
+    u16; the window and sinks f[batch, heads, tokens, size]; length i32[batch] of tokens so far, of
+    which those from `start` on were appended last; overflow bool[batch]: whether some found no
+    room, and are lost."""
 
     keys: Any
     values: Any
@@ -62,11 +63,12 @@ def chunked(
         check_init(batch, heads, size, slots)
 
         def room(encode):
-            like = jax.ShapeDtypeStruct((batch, heads, 1, group, size), dtype)
-            one = jax.eval_shape(encode, like)  # every part has the axis of chunks
+            one = jax.eval_shape(lambda x: jax.tree.map(as_bits, encode(x)), like)
             return jax.tree.map(
                 lambda x: jnp.zeros((batch, heads, chunks, *x.shape[3:]), x.dtype), one
             )
+
+        like = jax.ShapeDtypeStruct((batch, heads, 1, group, size), dtype)
 
         def kept(tokens):
             return jnp.zeros((batch, heads, tokens, size), dtype)
@@ -109,7 +111,7 @@ def chunked(
         def encoded(buffers):
             whole = (x[:, :, : count * group] for x in buffers)
             whole = [x.reshape(batch, heads, count, group, size) for x in whole]
-            return encode_keys(whole[0]), encode_values(whole[1])
+            return jax.tree.map(as_bits, (encode_keys(whole[0]), encode_values(whole[1])))
 
         def nothing(buffers):
             like = jax.eval_shape(encoded, buffers)
@@ -144,11 +146,18 @@ def chunked(
         batch, heads, _, size = state.window_keys.shape
         check_queries(q, batch, heads, size)
         flushed = _flushed(state.length)
+        one = jax.ShapeDtypeStruct((batch, heads, 1, group, size), state.window_keys.dtype)
+        kinds = [jax.eval_shape(encode, one) for encode in (encode_keys, encode_values)]
 
         def packed(start, count):
             parts = [
-                jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, count, 2), store)
-                for store in (state.keys, state.values)
+                jax.tree.map(
+                    lambda x, kind: from_bits(
+                        lax.dynamic_slice_in_dim(x, start, count, 2), kind.dtype
+                    ),
+                    *pair,
+                )
+                for pair in zip((state.keys, state.values), kinds, strict=True)
             ]
             k, v = (dense(x).reshape(batch, heads, count * group, size) for x in parts)
             place = start * group + jnp.arange(count * group)
@@ -182,6 +191,18 @@ def compiled(cache: KVCache) -> KVCache:
     """Each call outside of a program is one: many small ones take long to compile."""
     attend = jax.jit(cache.attend, static_argnames="rope")
     return cache._replace(append=jax.jit(cache.append), attend=attend)
+
+
+def as_bits(x: jax.Array) -> jax.Array:
+    """A float of 16 bits as u16, all else as it is: to write or cut a few of many bfloat16 numbers,
+    programs for CPUs convert all of them."""
+    half = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize == 2
+    return lax.bitcast_convert_type(x, jnp.uint16) if half else x
+
+
+def from_bits(x: jax.Array, dtype: Any) -> jax.Array:
+    """as_bits, taken back."""
+    return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
 
 
 def written(store: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:

@@ -69,16 +69,19 @@ def test_heads_shard():
     np.testing.assert_allclose(jax.jit(sharded)(q, k, v), run(q, k, v), atol=1e-5)
 
 
-def test_one_program_appends_at_any_length_and_grows_no_memory():
-    cache = jc.kvcache.dense(4096)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_one_program_appends_at_any_length_and_grows_no_memory(dtype):
+    cache = jc.kvcache.dense(8192)
+
+    chex.clear_trace_counter()
 
     @chex.assert_max_traces(n=1)
     def attention(state, q, k, v):
         return jc.kvcache.attention(cache, state, q, k, v)
 
     step = jax.jit(attention, donate_argnums=0)
-    state = cache.init(2, 2, 16)
-    q, k, v = qkv(1)
+    state = cache.init(2, 2, 16, dtype)
+    q, k, v = qkv(1, dtype=dtype)
     for _ in range(3):
         pointers = {x.unsafe_buffer_pointer() for x in (state.keys, state.values)}
         _, state = step(state, q, k, v)
