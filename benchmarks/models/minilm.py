@@ -127,13 +127,8 @@ def _linear(x, layer):
     return jnp.einsum("bti,oi->bto", x, layer["weight"]) + layer["bias"]
 
 
-def apply(
-    params: dict[str, Any], tokens: jax.Array, mask: jax.Array, *, heads: int = HEADS
-) -> jax.Array:
-    """Unit vectors f32[batch, dim] of tokens i32[batch, length] where mask bool[batch, length].
-
-    What mask leaves out has no influence. `heads` is config.heads; length <= config.context.
-    """
+def _run(params, tokens, mask, heads, kept):
+    """(x f32[batch, length, dim], kept(q, k, v) of every layer, stacked)."""
     batch, length = tokens.shape
     x = jnp.take(params["word"], tokens, axis=0)  # [b, t, d]
     x = x + params["position"][:length] + params["token_type"][0]
@@ -151,8 +146,25 @@ def apply(
         mixed = _linear(mixed.reshape(x.shape), layer["attention_output"])
         x = _normalise(x + mixed, layer["attention_norm"])
         h = jax.nn.gelu(_linear(x, layer["intermediate"]), approximate=False)
-        return _normalise(x + _linear(h, layer["output"]), layer["output_norm"]), None
+        return _normalise(x + _linear(h, layer["output"]), layer["output_norm"]), kept(q, k, v)
 
-    x, _ = jax.lax.scan(block, x, params["layers"])
+    return jax.lax.scan(block, x, params["layers"])
+
+
+def queries_keys_values(
+    params: dict[str, Any], tokens: jax.Array, mask: jax.Array, *, heads: int = HEADS
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What attention sees, each f32[layers, batch, length, heads, size]; arguments as of apply."""
+    return _run(params, tokens, mask, heads, lambda *qkv: qkv)[1]
+
+
+def apply(
+    params: dict[str, Any], tokens: jax.Array, mask: jax.Array, *, heads: int = HEADS
+) -> jax.Array:
+    """Unit vectors f32[batch, dim] of tokens i32[batch, length] where mask bool[batch, length].
+
+    What mask leaves out has no influence. `heads` is config.heads; length <= config.context.
+    """
+    x, _ = _run(params, tokens, mask, heads, lambda *_: None)
     mean = jnp.where(mask[..., None], x, 0).sum(axis=1)  # a mean but for its length
     return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), EPSILON)

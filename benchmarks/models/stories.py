@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.base import CorruptStream
+import jaxcomp as jc
+from jaxcomp.base import CorruptStream, KVCache
 
 HEADS = 8  # of stories260K: no shape tells how many heads share a projection
 EPSILON = 1e-5  # of every RMSNorm in llama2.c
@@ -115,39 +116,93 @@ def _rotate(x, cosine, sine):
     return turned.reshape(x.shape)
 
 
-def apply(params: dict[str, Any], tokens: jax.Array, *, heads: int = HEADS) -> jax.Array:
-    """Logits f32[batch, length, vocabulary] of what follows each of tokens i32[batch, length].
+def _turns(positions, size):
+    """Cosines and sines [..., 1, size / 2] of positions i32[...]."""
+    speeds = ROTARY_BASE ** (-jnp.arange(0, size, 2) / size)
+    angles = positions[..., None, None] * speeds
+    return jnp.cos(angles), jnp.sin(angles)
 
-    Position t sees tokens 0 to t only. `heads` is config.heads.
-    """
+
+def _run(params, tokens, heads, mix, states=None):
+    """(logits, what mix made of the states): mix(q, k, v, state of a layer) -> (out, state)."""
     x = jnp.take(params["embedding"], tokens, axis=0)  # [b, t, d]
     batch, length, dim = x.shape
     size = dim // heads
-    speeds = ROTARY_BASE ** (-jnp.arange(0, size, 2) / size)
-    angles = jnp.arange(length)[:, None, None] * speeds  # [t, 1, size / 2]
-    cosine, sine = jnp.cos(angles), jnp.sin(angles)
-    causal = jnp.tril(jnp.ones((length, length), bool))
 
     def block(x, layer):
+        layer, state = layer
         h = _normalise(x, layer["attention_norm"])
         q, k, v = (
             jnp.einsum("btd,od->bto", h, layer[key]).reshape(batch, length, -1, size)
             for key in ("wq", "wk", "wv")
         )
-        q, k = _rotate(q, cosine, sine), _rotate(k, cosine, sine)
-        q = q.reshape(batch, length, k.shape[2], -1, size)  # [b, t, kv heads, shared by, size]
-        scores = jnp.einsum("btkgs,buks->bkgtu", q, k) / size**0.5
-        weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
-        mixed = jnp.einsum("bkgtu,buks->btkgs", weights, v).reshape(batch, length, dim)
-        x = x + jnp.einsum("btd,od->bto", mixed, layer["wo"])
+        mixed, state = mix(q, k, v, state)
+        x = x + jnp.einsum("btd,od->bto", mixed.reshape(batch, length, dim), layer["wo"])
         h = _normalise(x, layer["feed_forward_norm"])
         gate = jax.nn.silu(jnp.einsum("btd,hd->bth", h, layer["w1"]))
         up = jnp.einsum("btd,hd->bth", h, layer["w3"])
-        return x + jnp.einsum("bth,dh->btd", gate * up, layer["w2"]), None
+        return x + jnp.einsum("bth,dh->btd", gate * up, layer["w2"]), state
 
-    x, _ = jax.lax.scan(block, x, params["layers"])
+    x, states = jax.lax.scan(block, x, (params["layers"], states))
     x = _normalise(x, params["final_norm"])
-    return jnp.einsum("btd,vd->btv", x, params.get("classifier", params["embedding"]))
+    return jnp.einsum("btd,vd->btv", x, params.get("classifier", params["embedding"])), states
+
+
+def apply(params: dict[str, Any], tokens: jax.Array, *, heads: int = HEADS) -> jax.Array:
+    """Logits f32[batch, length, vocabulary] of what follows each of tokens i32[batch, length].
+
+    Position t sees tokens 0 to t only. `heads` is config.heads.
+    """
+    length = tokens.shape[1]
+    size = params["embedding"].shape[1] // heads
+    turns = _turns(jnp.arange(length), size)
+    causal = jnp.tril(jnp.ones((length, length), bool))
+
+    def mix(q, k, v, state):
+        q, k = _rotate(q, *turns), _rotate(k, *turns)
+        q = q.reshape(*q.shape[:2], k.shape[2], -1, size)  # [b, t, kv heads, shared by, size]
+        scores = jnp.einsum("btkgs,buks->bkgtu", q, k) / size**0.5
+        weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
+        return jnp.einsum("bkgtu,buks->btkgs", weights, v), state
+
+    return _run(params, tokens, heads, mix)[0]
+
+
+def empty(params: dict[str, Any], cache: KVCache, batch: int, *, heads: int = HEADS) -> Any:
+    """States of `cache` without tokens, one for each layer, stacked."""
+    layers, kv_dim, dim = params["layers"]["wk"].shape
+    size = dim // heads
+    one = cache.init(batch, kv_dim // size, size)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (layers, *x.shape)), one)
+
+
+def decode(
+    params: dict[str, Any],
+    tokens: jax.Array,
+    states: Any,
+    cache: KVCache,
+    at: jax.Array,
+    *,
+    heads: int = HEADS,
+    inside: bool = False,
+) -> tuple[jax.Array, Any]:
+    """(logits, states): tokens i32[batch, n] behind the `at` i32[batch] ones that states hold.
+
+    inside: keys are kept as they are, and turned to their positions where they are read. Tokens see
+    what the cache made of those before them, and of themselves.
+    """
+    size = params["embedding"].shape[1] // heads
+    turns = _turns(at[:, None] + jnp.arange(tokens.shape[1]), size)
+
+    def rope(keys, positions):  # [b, h, t, size], [b, 1 or h, t]
+        return _rotate(keys, *(x[..., 0, :] for x in _turns(positions, size)))
+
+    def mix(q, k, v, state):
+        q, k = _rotate(q, *turns), k if inside else _rotate(k, *turns)
+        turn = rope if inside else None
+        return jc.kvcache.attention(cache, state, q, k, v, rope=turn, exact_prompt=False)
+
+    return _run(params, tokens, heads, mix, states)
 
 
 def nats(logits: jax.Array, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

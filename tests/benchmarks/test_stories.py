@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxcomp as jc
 from benchmarks.models import stories
 from jaxcomp.base import CorruptStream
 
@@ -90,6 +91,26 @@ def test_the_scanned_model_is_the_one_written_position_by_position(tmp_path, tie
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     other = model(params, np.where(np.arange(CONTEXT) < 5, tokens, 0))
     np.testing.assert_allclose(other[:, :5], logits[:, :5], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_cache_of_everything_is_the_model(tmp_path, inside):
+    (tmp_path / "tiny.bin").write_bytes(checkpoint(True)[0])
+    params, config = stories.load(tmp_path, "tiny.bin")
+    tokens = np.random.default_rng(2).integers(0, VOCABULARY, (2, CONTEXT)).astype(np.int32)
+    cache = jc.kvcache.dense(CONTEXT)
+    states = stories.empty(params, cache, 2, heads=HEADS)
+
+    @jax.jit
+    def step(states, tokens, at):
+        return stories.decode(params, tokens, states, cache, at, heads=HEADS, inside=inside)
+
+    parts = []
+    for start in range(0, CONTEXT, 3):
+        logits, states = step(states, tokens[:, start : start + 3], np.full(2, start))
+        parts.append(logits)
+    expected = stories.apply(params, tokens, heads=config.heads)
+    np.testing.assert_allclose(np.concatenate(parts, 1), expected, atol=1e-4)
 
 
 def test_nats_counts_what_the_mask_keeps():
