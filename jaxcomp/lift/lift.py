@@ -118,9 +118,10 @@ class _Packed:
         leaf, place = view.source.array, view.source.array.layout
         others = tuple(axis for axis in place.free if axis not in plan.batch)
         name, why = leaf.kernel(self.platform, x.dtype)
-        if plan.contracted == _sizable(leaf, place.axes):
+        summed = _sizable(leaf, plan.contracted)
+        if summed == _sizable(leaf, place.axes):
             run = batched
-        elif plan.contracted == _sizable(leaf, others) and not rounds(leaf):
+        elif summed == _sizable(leaf, others) and not rounds(leaf):
             run, why = transposed, f"it is packed along {place.axes}, and summed over {others}"
             if "quant_matmul" in name:
                 name = name.replace("quant_matmul", "blocked lax")

@@ -44,6 +44,10 @@ def plan(view: View, x_shape: tuple[int, ...], dimension_numbers, *, first: bool
     batch = whole_axes([a for a in batch_atoms if a.axis is not None], shape)
     if contracted is None or batch is None or set(contracted) & set(batch):
         return "it is multiplied along a part of an axis"
+    if over and not contracted:
+        # Axes of size 1 have no atoms, and no operation can tell one from another.
+        ones = {i - len(shape) for i, size in enumerate(shape) if size == 1}
+        contracted = tuple(sorted(ones - {axis for axis, _ in view.source.at}))[-1:]
     watched = not isinstance(view.source.array, Leaf)
     if watched and view.source.cuts & {*contracted, *batch}:
         return "it is multiplied along a part of an axis"

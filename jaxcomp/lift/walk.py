@@ -206,8 +206,11 @@ def _product(equation, values, handler):
         right = handler.materialise(right, "dot_general", "the other operand is compressed too")
     first = isinstance(left, View)
     view, x = (left, right) if first else (right, left)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return f"it meets an array of {x.dtype}"
+    if not jnp.issubdtype(x.dtype, jnp.floating):  # the product itself takes integers so
+        wanted = equation.outvars[0].aval.dtype
+        if not jnp.issubdtype(wanted, jnp.floating):
+            return f"it meets an array of {x.dtype}"
+        x = x.astype(wanted)
     numbers = equation.params["dimension_numbers"]
     view = views.all_apart(view, numbers[1][not first])
     found = plan(view, x.shape, numbers, first=first)

@@ -76,6 +76,15 @@ CASES = {
         (-2,),
         X.astype(jnp.bfloat16),
     ),
+    "one input": (lambda w, x: x[:, :1] @ w, _normal(1, 5), X, (-2,), X[:, :1]),
+    "one input, layers of a stack": (
+        lambda w, x: [(k * x[:, :1]) @ w[k].T for k in range(2)],
+        _normal(2, 5, 1),
+        X,
+        (-1,),
+        np.stack([0 * X[:, :1], X[:, :1]]),
+    ),
+    "integers": (lambda w, x: jnp.rint(x).astype(int) @ w, _normal(8, 5), X, (-2,), np.rint(X)),
     "heads out": (
         lambda w, x: jnp.einsum("td,dhk->thk", x, w),
         _normal(8, 2, 3),

@@ -95,6 +95,10 @@ EINSUMS = {  # packed axes of w, the equation, shapes of x and w
     "batch in front": ((-2,), "ebi,eio->ebo", (5, 3, 4), (5, 4, 6)),
     "batch in the middle": ((-3,), "bei,ieo->beo", (3, 5, 4), (4, 5, 6)),
     "batch at the end": ((-3,), "bie,ioe->boe", (3, 4, 5), (4, 6, 5)),
+    "one input": ((-2,), "bi,io->bo", (3, 1), (1, 6)),
+    "one input, batches": ((-2,), "ebi,eio->ebo", (5, 3, 1), (5, 1, 6)),
+    "one output summed": ((-2,), "bo,io->bi", (3, 1), (4, 1)),
+    "one input, packed otherwise": ((-1,), "bi,io->bo", (3, 1), (1, 6)),
     "two batches": ((-2,), "aebi,eaio->beao", (2, 5, 3, 4), (5, 2, 4, 6)),
     "two summed": ((-3, -2), "bthk,hkd->btd", (3, 2, 5, 4), (5, 4, 6)),
     "summed apart": ((-3, -1), "bhk,hdk->bd", (3, 5, 4), (5, 6, 4)),
@@ -127,6 +131,11 @@ def test_results_have_the_dtype_that_the_function_gives_them(x_dtype, wanted):
         got = jax.jit(lambda w, x: jc.lift(fn)(w, x))(w, x)
         exact = np.asarray(x, np.float64) @ np.asarray(w.codes * w.scales, np.float64)
         np.testing.assert_allclose(got, exact, rtol=0, atol=1e-5)
+
+
+def test_integers_are_multiplied_in_the_dtype_of_the_result():
+    x = jnp.rint(100 * X).astype(jnp.int32)
+    check_law(lambda w, x: (x @ w, (x > 0) @ w), scaled(8, 6), x)
 
 
 def test_products_of_vectors_and_stacks():

@@ -34,6 +34,8 @@ LAYOUTS = {
     "half float": ((8, 6), (-2,), lambda w, x: x.astype(jnp.float32) @ w.astype(jnp.bfloat16)),
     "one input row": ((1, 8, 6), (-2,), lambda w, x: x @ w[0]),
     "one expert": ((1, 8, 6), (-2,), lambda w, x: jnp.einsum("ebi,eio->ebo", x[None], w)),
+    "integers": ((8, 6), (-2,), lambda w, x: x.astype(jnp.int32) @ w),
+    "one input": ((1, 6), (-2,), lambda w, x: x[:, :1] @ w),
     "one output": ((8, 1), (-2,), lambda w, x: (x @ w)[:, 0]),
     "copied": ((8, 6), (-2,), lambda w, x: x @ jnp.copy(lax.optimization_barrier(w))),
 }
@@ -82,7 +84,10 @@ UNPACKED = {
     ),
     "reshaped across": ("reshape", lambda w, x: x @ w.reshape(3, 16)[:, :8].T),
     "times itself": ("dot_general", lambda w, x: x @ (w @ w.T)),
-    "integers": ("dot_general", lambda w, x: x.astype(jnp.int32) @ w),
+    "complex numbers": (
+        "dot_general",
+        lambda w, x: jnp.abs(lax.dot_general(x + 1j, w, (((1,), (0,)), ((), ())))),
+    ),
     "returned": ("return", lambda w, x: (w.T, x)),
 }
 

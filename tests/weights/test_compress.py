@@ -61,6 +61,21 @@ def test_what_was_multiplied_is_compressed_along_what_was_summed_over():
     )
 
 
+def test_weights_of_one_input_and_of_integers_are_compressed_as_all_others():
+    def fn(p, time, counts):
+        return jnp.tanh(time @ p["one"] + counts @ p["counts"]) @ p["last"]
+
+    params = {"one": _normal(1, 32), "counts": _normal(5, 32), "last": _normal(32, 4)}
+    batch = _normal(6, 1), jnp.arange(30).reshape(6, 5)
+    stats = jc.observe(fn, params, [batch])
+    small = compress(params, jc.weights.gptq(jc.formats.INT8), stats=stats)
+    assert all(jc.tree.is_compressed(leaf) for leaf in small.values())
+    off = jc.lift(fn, strict=True)(small, *batch) - fn(params, *batch)
+    assert 0 < jnp.abs(off).max() < 0.5
+    with pytest.raises(jc.UnsupportedInput, match="one: group=16 must divide the packed axis of 1"):
+        compress(params, RTN, stats=stats, where=lambda path, _: path == "one")
+
+
 def test_a_method_may_differ_by_leaf_and_leave_some():
     def method(path, leaf):
         return None if path == "head" else jc.weights.rtn(jc.formats.INT8)
