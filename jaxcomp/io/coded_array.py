@@ -49,8 +49,8 @@ class Codes(NamedTuple):
 
 def write_array(x: np.ndarray, codes: Codes | None = None) -> tuple[str, list[bytes]]:
     """(kind, planes) of an array: "bytes", or "codes" where they are given and it is smaller."""
-    planes = [_write_plane(plane, 256) for plane in _bytes_of(x)]
-    if codes is not None and (symbols := _unpack(x, codes)) is not None:
+    planes = [_write_plane(plane, 256) for plane in byte_planes(x)]
+    if codes is not None and (symbols := unpacked_codes(x, codes)) is not None:
         coded = _write_plane(symbols, codes.alphabet)
         if len(coded) < min(len(symbols), sum(map(len, planes))):
             return "codes", [coded]
@@ -92,7 +92,7 @@ def read_array(
     return values.reshape(-1).view(dtype).reshape(shape)
 
 
-def _bytes_of(x):
+def byte_planes(x: np.ndarray) -> list[np.ndarray]:
     """The u8 planes of an array, lowest byte first."""
     flat = np.ascontiguousarray(x).reshape(-1).view(np.uint8).reshape(x.size, x.dtype.itemsize)
     return [np.ascontiguousarray(plane) for plane in flat.T]
@@ -135,7 +135,7 @@ def _read_plane(data, count, alphabet):
         raise CorruptStream(f"expected a stream of {count} symbols, got none: {error}") from None
 
 
-def _unpack(x, codes):
+def unpacked_codes(x: np.ndarray, codes: Codes) -> np.ndarray | None:
     """u8[n] of all codes, tile by tile; None where packing them again would give other bytes."""
     if x.dtype != np.uint8 or codes.bits == 8 or x.shape[codes.axis] % codes.tile_bytes:
         return None

@@ -17,7 +17,7 @@ from jaxcomp import coding
 from jaxcomp.coding import universal
 from jaxcomp.coding.halving import fills_tails
 from jaxcomp.coding.stream import HALVED_BITS, HEAD_BITS, MAX_HALVED
-from jaxcomp.io.coded_array import EXPANSION, LEAST, PRECISION, Codes, _bytes_of, _unpack
+from jaxcomp.io.coded_array import EXPANSION, LEAST, PRECISION, Codes, byte_planes, unpacked_codes
 from jaxcomp.io.tree_nodes import Writer
 from jaxcomp.io.weights_file import framed
 
@@ -35,8 +35,8 @@ def coded_nbytes(tree: Any) -> int:
 
 def _array_nbytes(x: np.ndarray, codes: Codes | None) -> tuple[str, list[int]]:
     """(kind, bytes of each plane), as write_array chooses."""
-    planes = [plane_nbytes(plane, 256) for plane in _bytes_of(x)]
-    if codes is not None and (symbols := _unpack(x, codes)) is not None:
+    planes = [plane_nbytes(plane, 256) for plane in byte_planes(x)]
+    if codes is not None and (symbols := unpacked_codes(x, codes)) is not None:
         coded = plane_nbytes(symbols, codes.alphabet)
         if coded < min(len(symbols), sum(planes)):
             return "codes", [coded]

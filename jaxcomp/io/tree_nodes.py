@@ -59,48 +59,50 @@ class Writer:
     def __init__(self):
         self.rows: list[tuple[np.ndarray, Codes | None]] = []
 
-    def node(self, x: Any, depth: int = DEPTH_LIMIT) -> Any:
-        """The JSON of x. UnsupportedInput for what has none."""
-        if depth == 0:
+    def node(self, x: Any, path: tuple[str, ...] = ()) -> Any:
+        """The JSON of x. UnsupportedInput for what has none, with its path."""
+        if len(path) == DEPTH_LIMIT:
             raise UnsupportedInput(f"expected a tree at most {DEPTH_LIMIT} deep; flatten it")
         if x is None:
             return None
         if isinstance(x, (np.ndarray, np.generic, jax.Array)):  # np.float64 is a float as well
-            return self._array(x)
+            return self._array(x, path)
         if isinstance(x, (bool, int, float, str)):
             return ["value", _checked_value(x)]
         if isinstance(x, Leaf):
-            return self._leaf(x, depth)
+            return self._leaf(x, path)
         if type(x) in (list, tuple):
-            return [type(x).__name__, *(self.node(y, depth - 1) for y in x)]
+            return [type(x).__name__, *(self.node(y, (*path, str(i))) for i, y in enumerate(x))]
         if type(x) is dict and all(type(key) is str for key in x):
-            return ["dict", {key: self.node(x[key], depth - 1) for key in sorted(x)}]
+            return ["dict", {key: self.node(x[key], (*path, key)) for key in sorted(x)}]
         below, _ = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)
         if len(below) == 1 and below[0][1] is x:
             raise UnsupportedInput(
-                f"expected arrays, numbers, strings and compressed leaves in a tree, got "
-                f"{type(x).__name__}; leave it out of what is saved"
+                f"{_named(path)}expected arrays, numbers, strings and compressed leaves in a tree, "
+                f"got {type(x).__name__}; leave it out of what is saved"
             )
-        fields = {path_text(path): self.node(y, depth - 1) for path, y in below}
+        below = [(path_text(key), y) for key, y in below]
+        fields = {key: self.node(y, (*path, key)) for key, y in below}
         if len(fields) != len(below):
             raise UnsupportedInput(f"expected keys of other texts in {type(x).__name__}")
         return ["node", type(x).__name__, fields]
 
-    def _array(self, x: Any, codes: Codes | None = None) -> int:
+    def _array(self, x: Any, path: tuple[str, ...], codes: Codes | None = None) -> int:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
             raise UnsupportedInput(
-                f"expected arrays of numbers, got {x.dtype}; save jax.random.key_data(key)"
+                f"{_named(path)}expected arrays of numbers, got {x.dtype}; save "
+                "jax.random.key_data(key)"
             )
         x = np.asarray(x)
         dtype_of(x.dtype.name)
         self.rows.append((x.astype(x.dtype.newbyteorder("<")), codes))
         return len(self.rows) - 1
 
-    def _leaf(self, x: Leaf, depth: int) -> list[Any]:
+    def _leaf(self, x: Leaf, path: tuple[str, ...]) -> list[Any]:
         name = type(x).__name__
         if name not in LEAVES or leaf_named(name) is not type(x):
             raise UnsupportedInput(
-                f"expected a leaf among {', '.join(LEAVES)}, got {name}; list it in "
+                f"{_named(path)}expected a leaf among {', '.join(LEAVES)}, got {name}; list it in "
                 "jaxcomp/io/tree_nodes.py"
             )
         arrays, static = {}, {}
@@ -109,10 +111,14 @@ class Writer:
             if field.metadata.get("static"):
                 static[field.name] = to_static(value, f"{name}.{field.name}")
             elif field.name == "codes" and isinstance(value, (np.ndarray, jax.Array)):
-                arrays["codes"] = self._array(value, packing_of(vars(x)))
+                arrays["codes"] = self._array(value, path, packing_of(vars(x)))
             else:
-                arrays[field.name] = self.node(value, depth - 1)
+                arrays[field.name] = self.node(value, (*path, field.name))
         return ["leaf", name, arrays, static]
+
+
+def _named(path: tuple[str, ...]) -> str:
+    return "/".join(path) + ": " if path else ""
 
 
 class Reader:
