@@ -101,8 +101,8 @@ def test_what_has_no_node_is_named():
     for tree, message in (
         ({"a": object()}, "^a: expected .* got object"),
         ((Stranger(W),), "^0: expected .* got Stranger"),
-        (jax.random.key(0), "^expected arrays of numbers.* key_data"),
-        ({"d": State(jax.random.key(0), 1)}, "^d/count: expected .* key_data"),
+        (jax.random.key(0), "^expected arrays .*key_data"),
+        ({"d": State(jax.random.key(0), 1)}, "^d/count: expected .*key_data"),
         (float("nan"), "finite"),
         (np.zeros(2, "S4"), "a dtype among"),
     ):
