@@ -6,6 +6,8 @@ from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
     from jaxcomp.io.coded_size import coded_nbytes as coded_nbytes
+    from jaxcomp.io.features_file import load_features as load_features
+    from jaxcomp.io.features_file import save_features as save_features
     from jaxcomp.io.photo import Photo as Photo
     from jaxcomp.io.photo import image_bytes as image_bytes
     from jaxcomp.io.photo import read_photo as read_photo
@@ -20,6 +22,7 @@ load_on_use(
     __name__,
     {
         "coded_size": ("coded_nbytes",),
+        "features_file": ("load_features", "save_features"),
         "photo": ("Photo", "image_bytes", "read_photo"),
         "qwix_arrays": ("from_qwix", "to_qwix"),
         "safetensors_leaves": ("load_safetensors", "save_safetensors"),

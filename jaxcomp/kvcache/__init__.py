@@ -6,9 +6,11 @@ from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
     from jaxcomp.kvcache.attention import attention as attention
+    from jaxcomp.kvcache.cachegen import cachegen as cachegen
     from jaxcomp.kvcache.dense import dense as dense
     from jaxcomp.kvcache.evict import evict as evict
     from jaxcomp.kvcache.kivi import kivi as kivi
+    from jaxcomp.kvcache.plan import plan as plan
     from jaxcomp.kvcache.quantized import quantized as quantized
     from jaxcomp.kvcache.rotated import rotated as rotated
     from jaxcomp.kvcache.scores import expected_attention as expected_attention
@@ -24,9 +26,11 @@ load_on_use(
     __name__,
     {
         "attention": ("attention",),
+        "cachegen": ("cachegen",),
         "dense": ("dense",),
         "evict": ("evict",),
         "kivi": ("kivi",),
+        "plan": ("plan",),
         "quantized": ("quantized",),
         "rotated": ("rotated",),
         "scores": (

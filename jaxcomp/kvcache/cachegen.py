@@ -1,0 +1,192 @@
+"""CacheGen: keys and values of a context as a bitstream, to be stored or sent instead of computed.
+
+    code = round(x / bin - mean)       one bin and mean per channel; errors are at most bin / 2
+    left = code - (weight * code of the token before + 4 >> 3),   coded by rANS
+
+Liu et al., CacheGen: KV Cache Compression and Streaming for Fast Context Loading, SIGCOMM 2024,
+section 5. As there, tokens are coded as differences to tokens that are near, bins belong to layers
+(coarser in deeper ones if `deeper` says so), tables belong to a layer and a channel and serve all
+tokens, and chunks of tokens are coded by themselves. We differ in what we found to be smaller:
+
+- the difference is to a weight of 0 to 1, one per channel, times the token before; CacheGen's is to
+  the first of ten tokens. A difference is larger than what it is made of unless neighbours are
+  correlated by more than 1/2: keys are, values are not. At the same codes of stories260K a value
+  takes 3.89 bits so, 4.18 as it is, and 4.35 as a difference to an anchor. Codes are predicted from
+  codes, so an error stays in its token, and the first token of a chunk needs no finer bins;
+- tables are parametric (cachegen_model.py): 10 to 16 bits a channel, not counts of all symbols;
+- with queries=, bins of keys are a channel's own (cachegen_fit.py).
+
+Below the codes everything is integer, and the same on every machine.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcomp import coding
+from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
+from jaxcomp.kvcache.cachegen_fit import fit_bins, query_sizes, scales, units
+from jaxcomp.kvcache.cachegen_model import (
+    CODE_LIMIT,
+    EXPANSION,
+    MEANS,
+    WEIGHTS,
+    Model,
+    bins,
+    tables_of,
+)
+
+# Bins of values in deviations of their layer, by level: each next one saves half a bit of a value.
+LEVELS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41)
+CHUNK_LIMIT = 4096  # tokens; more would save nothing, and is what a damaged message may allocate
+
+
+class CacheGen(NamedTuple):
+    """One level of quality: features <-> codes <-> messages of `chunk` tokens, on the host.
+
+    fit(keys, values, *, queries=None) -> Model
+        bins, means, weights and tables, of this context or of others of the same network.
+        keys and values f[layers, tokens, heads, size], queries f[layers, tokens, query heads, size]
+    quantize(model, keys, values) -> i32[2, layers, tokens, heads x size]
+    encode(model, codes) -> [bytes]
+        a message for every `chunk` tokens, which is read by itself and carries a checksum
+    decode(model, message, *, tokens=CHUNK_LIMIT) -> codes
+        exactly those; CorruptStream for bytes of no encoder, and for more than `tokens`
+    dequantize(model, codes, heads) -> (keys, values) f32[layers, tokens, heads, size]
+        the same bits on every machine
+    chunk, name
+    """
+
+    fit: Callable[..., Model]
+    quantize: Callable[[Model, Any, Any], np.ndarray]
+    encode: Callable[[Model, np.ndarray], list[bytes]]
+    decode: Callable[..., np.ndarray]
+    dequantize: Callable[[Model, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+    chunk: int
+    name: str
+
+
+def cachegen(level: int = 1, *, chunk: int = 256, deeper: float = 1.0) -> CacheGen:
+    """level: of LEVELS, 0 the finest. deeper: the bin of the last layer to that of the first, where
+    in between it grows evenly; above 1 it saved nothing on the models that we measured."""
+    if type(level) is not int or not 0 <= level < len(LEVELS):
+        raise UnsupportedInput(f"expected a level from 0 to {len(LEVELS) - 1}, got {level!r}")
+    if type(chunk) is not int or not 1 <= chunk <= CHUNK_LIMIT:
+        raise UnsupportedInput(f"expected a chunk of 1 to {CHUNK_LIMIT} tokens, got {chunk!r}")
+    if not 0 < deeper < math.inf:
+        raise UnsupportedInput(f"expected deeper above 0, got {deeper}; with 1 all bins are alike")
+
+    def fit(keys, values, *, queries=None):
+        x = _stacked(keys, values)
+        sizes = None if queries is None else query_sizes(queries, keys)
+        depth = deeper ** np.linspace(0, 1, x.shape[1])[:, None]
+        model = fit_bins(x, LEVELS[level] * depth * units(x, sizes))
+        return model._replace(scale=scales(_left(model, _codes(model, x), chunk)))
+
+    def quantize(model, keys, values):
+        x = _stacked(keys, values)
+        if model.step.shape != (*x.shape[:2], x.shape[3]):
+            raise UnsupportedInput(
+                f"expected keys and values of {model.step.shape[1]} layers and "
+                f"{model.step.shape[2]} channels, got {np.shape(keys)}; fit a model of these"
+            )
+        return _codes(model, x)
+
+    def encode(model, codes):
+        if codes.ndim != 4 or (*codes.shape[:2], codes.shape[3]) != model.step.shape:
+            raise UnsupportedInput(
+                f"expected codes [2, layers, tokens, channels] of a model {model.step.shape}, got "
+                f"{codes.shape}"
+            )
+        starts = range(0, codes.shape[2], chunk)
+        return [_message(model, codes[:, :, at : at + chunk]) for at in starts]
+
+    return CacheGen(fit, quantize, encode, decode, dequantize, chunk, f"cachegen {level}")
+
+
+def decode(model: Model, message: bytes, *, tokens: int = CHUNK_LIMIT) -> np.ndarray:
+    """CacheGen.decode: nothing of it depends on the level."""
+    body, count = message[4:], int.from_bytes(message[4:6], "little")
+    symbols = model.scale.size * count
+    if len(message) < 8 or zlib.crc32(body) != int.from_bytes(message[:4], "little"):
+        raise CorruptStream(
+            f"expected a chunk and its CRC32, got {len(message)} bytes of other content; fetch it "
+            "again"
+        )
+    if not 1 <= count <= tokens or symbols > EXPANSION * len(message):
+        raise CorruptStream(
+            f"expected 1 to {tokens} tokens of {model.scale.size} channels, got {count} in "
+            f"{len(message)} bytes; fetch the chunk again"
+        )
+    tables, index = tables_of(model)
+    try:
+        stream = coding.from_bytes(body[2:], max_escapes=symbols)
+        left = coding.decode(tables, stream, np.repeat(index.reshape(-1), count))
+    except CorruptStream:
+        raise
+    except (JaxcompError, ValueError, OverflowError) as error:
+        raise CorruptStream(f"expected a stream of {symbols} codes, got none: {error}") from None
+    codes = np.asarray(left).reshape(*index.shape, count)
+    codes = np.ascontiguousarray(np.moveaxis(codes, -1, 0))  # [tokens, 2, layers, channels]
+    for at in range(1, count):
+        codes[at] += model.weight * codes[at - 1] + WEIGHTS // 2 >> 3
+    if max(-int(codes.min()), int(codes.max())) > CODE_LIMIT:
+        raise CorruptStream(
+            f"expected codes up to {CODE_LIMIT}, got {codes.min()} to {codes.max()}; the chunk and "
+            "the model are not of one encoder"
+        )
+    return np.moveaxis(codes, 0, 2)
+
+
+def dequantize(model: Model, codes: np.ndarray, heads: int) -> tuple[np.ndarray, np.ndarray]:
+    """CacheGen.dequantize. Each value is rounded once."""
+    quarters = (MEANS * codes + model.mean[:, :, None]).astype(np.float32)
+    x = quarters * (bins(model) / np.float32(MEANS))[:, :, None]
+    keys, values = x.reshape(*x.shape[:3], heads, -1)
+    return keys, values
+
+
+def _message(model, codes):
+    """CRC32 of what follows, u16 tokens, and a stream: all tokens of one channel, then the next."""
+    tables, index = tables_of(model)
+    tokens = codes.shape[2]
+    left = np.ascontiguousarray(_left(model, codes, tokens).swapaxes(2, 3)).reshape(-1)
+    stream = coding.encode(tables, left, np.repeat(index.reshape(-1), tokens))
+    body = tokens.to_bytes(2, "little") + coding.to_bytes(stream)
+    return zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def _left(model, codes, chunk):
+    """What the token before does not say; a chunk's first token has none."""
+    left = codes.copy()
+    left[:, :, 1:] -= model.weight[:, :, None] * codes[:, :, :-1] + WEIGHTS // 2 >> 3
+    left[:, :, ::chunk] = codes[:, :, ::chunk]
+    return left
+
+
+def _codes(model, x):
+    """The nearest codes, rounded in float64: of halves, the even one."""
+    exact = x / bins(model)[:, :, None].astype(np.float64) - model.mean[:, :, None] / MEANS
+    codes = np.rint(exact)
+    if (largest := np.abs(codes).max()) > CODE_LIMIT:
+        raise UnsupportedInput(
+            f"expected features of up to {CODE_LIMIT} bins, got {largest:.0f}; fit a model of these"
+        )
+    return codes.astype(np.int32)
+
+
+def _stacked(keys, values):
+    """f64[2, layers, tokens, channels]. UnsupportedInput for what are no keys and values."""
+    keys, values = np.asarray(keys), np.asarray(values)
+    if keys.ndim != 4 or keys.shape != values.shape or 0 in keys.shape:
+        raise UnsupportedInput(
+            "expected keys and values [layers, tokens, heads, size] of one shape, got "
+            f"{keys.shape} and {values.shape}"
+        )
+    x = np.stack([keys, values]).astype(np.float64)
+    if not np.isfinite(x).all():
+        raise UnsupportedInput("expected finite keys and values, got NaN or infinite ones")
+    return x.reshape(*x.shape[:3], -1)

@@ -1,0 +1,160 @@
+"""What the messages of cachegen are read with: four small integers for each channel, and tables.
+
+    x = (code + mean / 4) 2**(step / 4),      code - (weight * code before + 4 >> 3) ~ table scale
+
+Tables are those of a logistic distribution, rounded to integers, of standard deviations on a grid
+of quarter octaves that all channels share: a channel needs the number of its table and no
+frequencies. They are computed in float64 from sums, products and quotients alone, which IEEE 754
+rounds in one way, and are integers from there on: every machine has the same.
+
+Bytes: for steps, means, weights and scales, for keys and then values, the medians of the layers and
+the distances of the channels to them, each as zigzag in exponential Golomb codes (one byte k, then
+coding/universal.py).
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxcomp.base import CorruptStream
+from jaxcomp.coding import Tables, build_tables, universal
+
+KINDS = 2  # keys, values
+# Quarter octaves: a table whose deviation is 9 % off, the worst, costs 0.01 bits a symbol.
+OCTAVE = 4
+ROOT = math.sqrt(2)  # a square root is rounded in one way, a power is not
+QUARTERS = (1.0, math.sqrt(ROOT), ROOT, ROOT * math.sqrt(ROOT))
+# At 0.15 a symbol is 0 but once in 200 times and takes 0.007 bits: then a byte holds no more than
+# EXPANSION symbols, and what a message claims to hold can be judged by its length.
+LEAST_SCALE, SCALES = 0.15, 52
+EXPANSION = 2048
+REACH = 5.0  # deviations that a table spans; what lies outside, 2 in 10,000, is escaped
+WIDEST = 1023  # codes to each side of 0: more columns cost the other tables 0.05 bits
+MEANS = 4  # a mean is told in quarters of a bin: at most 1/8 off, which costs 0.01 bits
+WEIGHTS = 8  # weights are eighths
+STEP_LIMIT = 400  # 2**100: what float32 holds, with room for codes
+MEAN_LIMIT = 1 << 22  # float32 has 24 bits: (4 code + mean) is exact
+CODE_LIMIT = 1 << 21
+
+ModelArray = Int[np.ndarray, "kinds layers channels"]
+
+
+class Model(NamedTuple):
+    """i32[2, layers, channels] each, keys before values; channels are heads x size.
+
+    step    the bin is 2**(step / 4)
+    mean    what code 0 stands for, in quarters of a bin
+    weight  of the token before, in eighths
+    scale   the table of what is left
+    """
+
+    step: ModelArray
+    mean: ModelArray
+    weight: ModelArray
+    scale: ModelArray
+
+
+# Lowest and highest of each field.
+LIMITS = Model((-STEP_LIMIT, STEP_LIMIT), (-MEAN_LIMIT, MEAN_LIMIT), (0, WEIGHTS), (0, SCALES - 1))
+
+
+def bins(model: Model) -> np.ndarray:
+    """The size of each channel's bin, f32[2, layers, channels]; the same on every machine."""
+    quarter = np.asarray(QUARTERS, np.float32)[model.step % OCTAVE]
+    return np.ldexp(quarter, model.step // OCTAVE)
+
+
+@functools.cache
+def deviations() -> np.ndarray:
+    """Standard deviations of the tables, in bins."""
+    grid = np.arange(SCALES)
+    return LEAST_SCALE * np.ldexp(np.asarray(QUARTERS)[grid % OCTAVE], grid // OCTAVE)
+
+
+def tables_of(model: Model) -> tuple[Tables, np.ndarray]:
+    """(tables that the model uses, i32[2, layers, channels] the one of each channel)."""
+    used, index = np.unique(model.scale, return_inverse=True)
+    return _tables(tuple(used.tolist())), index.reshape(model.scale.shape).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=16)
+def _tables(scales):
+    deviation = deviations()[list(scales)]
+    half = min(WIDEST, math.ceil(REACH * float(deviation.max())))
+    return build_tables(masses(deviation, half).astype(np.float32), offset=-half, escape=True)
+
+
+def masses(deviation: np.ndarray, half: int) -> np.ndarray:
+    """P(k - 1/2 < X < k + 1/2) of logistic X, k from -half to half, and of X outside, last."""
+    spread = deviation[:, None] * (math.sqrt(3) / math.pi)
+    edge = np.arange(half + 1) + 0.5
+    above = _upper(edge / spread)  # P(X > edge)
+    positive = above[:, :-1] - above[:, 1:]
+    parts = [positive[:, ::-1], 1 - 2 * above[:, :1], positive, 2 * above[:, -1:]]
+    return np.concatenate(parts, 1)
+
+
+def _upper(x):
+    """1 / (1 + exp(x)), without a library's exp, whose last bit differs between machines."""
+    x = np.minimum(x, 40.0) / 1024
+    small = (12 - 6 * x + x * x) / (12 + 6 * x + x * x)  # exp(-x), Pade: off by x**5 / 720
+    for _ in range(10):
+        small = small * small
+    return small / (1 + small)
+
+
+def to_bytes(model: Model) -> bytes:
+    """The bytes of a model: some 10 bits a channel."""
+    parts = []
+    for field in model:
+        for plane in np.asarray(field, np.int64):  # [layers, channels]
+            middle = np.sort(plane, 1)[:, plane.shape[1] // 2]
+            parts += [_pack(np.diff(middle, prepend=0)), _pack(plane - middle[:, None])]
+    return b"".join(parts)
+
+
+def from_bytes(data: bytes, layers: int, channels: int) -> Model:
+    """The model of to_bytes. CorruptStream for other bytes, before more is allocated than 64 times
+    their size."""
+    if KINDS * len(Model._fields) * layers * channels > 8 * len(data):
+        raise CorruptStream(
+            f"expected a model of {layers} layers of {channels} channels, got {len(data)} bytes; "
+            "fetch or write the file again"
+        )
+    fields = []
+    for name, (low, high) in zip(Model._fields, LIMITS, strict=True):
+        planes = []
+        for _ in range(KINDS):
+            middle, data = _unpack(data, layers)
+            rest, data = _unpack(data, layers * channels)
+            planes.append(np.cumsum(middle)[:, None] + rest.reshape(layers, channels))
+        field = np.stack(planes)
+        if field.min() < low or field.max() > high:
+            raise CorruptStream(
+                f"expected {name} from {low} to {high}, got {field.min()} to {field.max()}; fetch "
+                "or write the file again"
+            )
+        fields.append(field.astype(np.int32))
+    if data:
+        raise CorruptStream(f"expected the end of the model, got {len(data)} more bytes")
+    return Model(*fields)
+
+
+def _pack(values):
+    flat = values.reshape(-1)
+    code = (flat << 1) ^ (flat >> 63)
+    k = universal.best_exponential_golomb(code)
+    return bytes([k]) + universal.exponential_golomb_encode(code, k)
+
+
+def _unpack(data, count):
+    if not data or data[0] > 31:
+        raise CorruptStream(f"expected a Golomb parameter 0 to 31, got {data[:1]!r}")
+    code, used = universal.exponential_golomb_decode(data[1:], count, data[0])
+    if count and code.max() >= 1 << 32:
+        raise CorruptStream(f"expected integers below 2**32, got {code.max()}")
+    code = code.astype(np.int64)
+    return (code >> 1) ^ -(code & 1), data[1 + used :]
