@@ -148,31 +148,50 @@ def _run(params, tokens, heads, mix, states=None):
     return jnp.einsum("btd,vd->btv", x, params.get("classifier", params["embedding"])), states
 
 
+def _causal(length, kept):
+    """Attention over all tokens as they are, and kept(q, k, v)."""
+    causal = jnp.tril(jnp.ones((length, length), bool))
+
+    def mix(q, k, v, state):
+        size = q.shape[-1]
+        turns = _turns(jnp.arange(length), size)
+        kept_now = kept(q, k, v)
+        q, k = _rotate(q, *turns), _rotate(k, *turns)
+        q = q.reshape(*q.shape[:2], k.shape[2], -1, size)  # [b, t, kv heads, shared by, size]
+        scores = jnp.einsum("btkgs,buks->bkgtu", q, k) / size**0.5
+        weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
+        return jnp.einsum("bkgtu,buks->btkgs", weights, v), kept_now
+
+    return mix
+
+
 def apply(params: dict[str, Any], tokens: jax.Array, *, heads: int = HEADS) -> jax.Array:
     """Logits f32[batch, length, vocabulary] of what follows each of tokens i32[batch, length].
 
     Position t sees tokens 0 to t only. `heads` is config.heads.
     """
-    length = tokens.shape[1]
-    size = params["embedding"].shape[1] // heads
-    turns = _turns(jnp.arange(length), size)
-    causal = jnp.tril(jnp.ones((length, length), bool))
-
-    def mix(q, k, v, state):
-        q, k = _rotate(q, *turns), _rotate(k, *turns)
-        q = q.reshape(*q.shape[:2], k.shape[2], -1, size)  # [b, t, kv heads, shared by, size]
-        scores = jnp.einsum("btkgs,buks->bkgtu", q, k) / size**0.5
-        weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
-        return jnp.einsum("bkgtu,buks->btkgs", weights, v), state
-
-    return _run(params, tokens, heads, mix)[0]
+    return _run(params, tokens, heads, _causal(tokens.shape[1], lambda *_: None))[0]
 
 
-def empty(params: dict[str, Any], cache: KVCache, batch: int, *, heads: int = HEADS) -> Any:
+def queries_keys_values(
+    params: dict[str, Any], tokens: jax.Array, *, heads: int = HEADS
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What attention sees, each f32[layers, batch, length, its heads, size], before positions."""
+    return _run(params, tokens, heads, _causal(tokens.shape[1], lambda *qkv: qkv))[1]
+
+
+def empty(
+    params: dict[str, Any],
+    cache: KVCache,
+    batch: int,
+    *,
+    heads: int = HEADS,
+    dtype: Any = jnp.float32,
+) -> Any:
     """States of `cache` without tokens, one for each layer, stacked."""
     layers, kv_dim, dim = params["layers"]["wk"].shape
     size = dim // heads
-    one = cache.init(batch, kv_dim // size, size)
+    one = cache.init(batch, kv_dim // size, size, dtype)
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (layers, *x.shape)), one)
 
 
@@ -185,11 +204,12 @@ def decode(
     *,
     heads: int = HEADS,
     inside: bool = False,
+    dtype: Any = jnp.float32,
 ) -> tuple[jax.Array, Any]:
     """(logits, states): tokens i32[batch, n] behind the `at` i32[batch] ones that states hold.
 
-    inside: keys are kept as they are, and turned to their positions where they are read. Tokens see
-    what the cache made of those before them, and of themselves.
+    inside: keys are kept as they are, and turned to their positions where they are read. dtype is
+    that of the states. Tokens see what the cache made of those before them, and of themselves.
     """
     size = params["embedding"].shape[1] // heads
     turns = _turns(at[:, None] + jnp.arange(tokens.shape[1]), size)
@@ -199,6 +219,7 @@ def decode(
 
     def mix(q, k, v, state):
         q, k = _rotate(q, *turns), k if inside else _rotate(k, *turns)
+        k, v = k.astype(dtype), v.astype(dtype)
         turn = rope if inside else None
         return jc.kvcache.attention(cache, state, q, k, v, rope=turn, exact_prompt=False)
 

