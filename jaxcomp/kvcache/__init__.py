@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxcomp.kvcache.cachegen import cachegen as cachegen
     from jaxcomp.kvcache.dense import dense as dense
     from jaxcomp.kvcache.evict import evict as evict
+    from jaxcomp.kvcache.gear import gear as gear
     from jaxcomp.kvcache.kivi import kivi as kivi
     from jaxcomp.kvcache.plan import plan as plan
     from jaxcomp.kvcache.quantized import quantized as quantized
@@ -29,6 +30,7 @@ load_on_use(
         "cachegen": ("cachegen",),
         "dense": ("dense",),
         "evict": ("evict",),
+        "gear": ("gear",),
         "kivi": ("kivi",),
         "plan": ("plan",),
         "quantized": ("quantized",),

@@ -105,12 +105,14 @@ def answer(
     heads: int,
     rope: Rope | None,
     fresh: tuple[jax.Array, jax.Array] | None,
+    dtype: Any = None,
 ) -> jax.Array:
-    """The attend of a cache: of the tokens from state.start on, or of fresh ones behind all."""
+    """The attend of a cache of a dtype: of the tokens from state.start on, or of fresh ones behind
+    all."""
     first = state.start if fresh is None else state.length
     at = first[:, None] + jnp.arange(q.shape[1])
     if fresh is not None:
-        check_fresh(fresh, q, heads)
+        check_fresh(fresh, q, heads, dtype)
         keys, values = (x.swapaxes(1, 2) for x in fresh)
 
         def read(start, count):

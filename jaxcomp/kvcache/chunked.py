@@ -19,7 +19,7 @@ from jaxcomp.base import KVCache
 from jaxcomp.formats.leaf import dense
 from jaxcomp.kvcache import blockwise
 from jaxcomp.kvcache.blockwise import NOWHERE, Segment
-from jaxcomp.kvcache.inputs import check_init, check_queries, check_tokens
+from jaxcomp.kvcache.inputs import check_counts, check_init, check_queries, check_tokens
 
 Encode = Callable[[jax.Array], Any]
 
@@ -49,18 +49,23 @@ def chunked(
     group: int = 1,
     window: int = 0,
     sinks: int = 0,
+    decode_keys: Callable[[Any], jax.Array] = dense,
+    decode_values: Callable[[Any], jax.Array] = dense,
     name: str,
 ) -> KVCache:
     """A cache of the last kind of tokens in the drawing.
 
-    encode  f[batch, heads, chunks, group, size] -> a leaf or array that stands for it
+    encode  f[batch, heads, chunks, group, size] -> a leaf or array that stands for it, or any
+            pytree of arrays and leaves that `decode` takes back
     slots   tokens that there is room for, in sinks, chunks and window together
     """
+    check_counts(slots=slots, group=group)
+    check_counts(0, window=window, sinks=sinks)
     waiting = 0 if group == 1 and not window else window + group
     chunks = max(0, -(-(slots - sinks - window) // group))
 
     def init(batch, heads, size, dtype=jnp.float32):
-        check_init(batch, heads, size, slots)
+        check_init(batch, heads, size, slots, dtype)
 
         def room(encode):
             one = jax.eval_shape(lambda x: jax.tree.map(as_bits, encode(x)), like)
@@ -83,7 +88,8 @@ def chunked(
 
     def append(state, k, v, *, queries=None, lengths=None):
         batch, heads, _, size = state.window_keys.shape
-        lengths = check_tokens(k, v, lengths, batch, heads, size, state.window_keys.dtype)
+        dtype = state.window_keys.dtype
+        lengths = check_tokens(k, v, lengths, batch, heads, size, dtype, slots)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [b, h, n, d]
         end = state.length + lengths
         before, after = _flushed(state.length), _flushed(end)
@@ -159,7 +165,8 @@ def chunked(
                 )
                 for pair in zip((state.keys, state.values), kinds, strict=True)
             ]
-            k, v = (dense(x).reshape(batch, heads, count * group, size) for x in parts)
+            parts = decode_keys(parts[0]), decode_values(parts[1])
+            k, v = (x.reshape(batch, heads, count * group, size) for x in parts)
             place = start * group + jnp.arange(count * group)
             known = place < flushed[:, None] * group
             return k, v, jnp.where(known, sinks + place, NOWHERE)[:, None]
@@ -178,7 +185,8 @@ def chunked(
             Segment(packed, chunks, group, flushed.max()),
             whole(state.window_keys, state.window_values, sinks + flushed * group, state.length),
         ]
-        return blockwise.answer(state, q, segments, heads, rope, fresh), state
+        dtype = state.window_keys.dtype
+        return blockwise.answer(state, q, segments, heads, rope, fresh, dtype), state
 
     def _flushed(length):
         """Chunks that are full and out of the window, of sequences of this length."""

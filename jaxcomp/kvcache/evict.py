@@ -63,7 +63,7 @@ def evict(
     pack = encode or (lambda x: x)
 
     def init(batch, heads, size, dtype=jnp.float32):
-        check_init(batch, heads, size, budget)
+        check_init(batch, heads, size, budget, dtype)
         like = jax.ShapeDtypeStruct((batch, heads, budget, size), dtype)
         kept = jax.eval_shape(pack, like)
         keys, values = (jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept) for _ in "kv")
@@ -131,7 +131,7 @@ def evict(
             return *kept, cut(state.positions)
 
         segments = [Segment(read, budget, 1, jnp.int32(budget))]
-        return blockwise.answer(state, q, segments, heads, rope, fresh), state
+        return blockwise.answer(state, q, segments, heads, rope, fresh, state.keys.dtype), state
 
     name = f"evict by {score.name}"
     return compiled(KVCache(init, append, attend, name))

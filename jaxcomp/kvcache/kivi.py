@@ -26,7 +26,8 @@ def kivi(
 
     At 2 bits in groups of 32 a value takes 2 + 2 * 16 / 32 = 3 bits.
     """
-    if bits not in (1, 2, 3, 4, 8) or group < 2 or group % 2 or window < 0:
+    odd = type(group) is not int or group < 2 or group % 2
+    if bits not in (1, 2, 3, 4, 8) or odd or window < 0:
         raise UnsupportedInput(
             f"expected bits of 1, 2, 3, 4, 8, an even group and window >= 0, got {bits}, {group} "
             f"and {window}; 2, 32 and 128 are the paper's"

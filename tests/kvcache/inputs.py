@@ -32,3 +32,25 @@ def error(cache, q, k, v):
 def with_outliers(k, *, every=16, by=8.0):
     """Keys with channels that are large in every token, as those of large models have."""
     return k.at[..., ::every].multiply(by)
+
+
+def like_large_models(count, *, heads=2, shared=1, size=128, rank=4, noise=0.3, seed=0):
+    """Queries, keys and values of one sequence as large models have them.
+
+    Tokens lie near a space of few dimensions (Kang et al., GEAR, 2024, section 3); some channels of
+    keys are large in every token (Liu et al., KIVI, 2024, figure 2: here 5 % of them, at 6 standard
+    deviations), and single entries are, of both (Hooper et al., KVQuant, 2024, section 3.4: here
+    0.5 %, at 8 times their size). Entries of keys have a kurtosis of about 10; a normal one is 3.
+    """
+    keys = iter(jax.random.split(jax.random.key(seed), 12))
+    normal = lambda *shape: jax.random.normal(next(keys), shape)  # noqa: E731
+    often = lambda share, *shape: jax.random.uniform(next(keys), shape) < share  # noqa: E731
+
+    def tokens():
+        low = normal(1, count, heads, rank), normal(heads, rank, size)
+        x = jnp.einsum("bthr,hrd->bthd", *low) / rank**0.5 + noise * normal(1, count, heads, size)
+        return x * jnp.where(often(0.005, 1, count, heads, size), 8.0, 1.0)
+
+    k, v = tokens(), tokens()
+    large = 6.0 * often(0.05, heads, size) * jnp.sign(normal(heads, size))
+    return normal(1, count, heads * shared, size), k + large, v
