@@ -28,14 +28,16 @@ import numpy as np
 
 from jaxcomp import coding
 from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
-from jaxcomp.kvcache.cachegen_fit import fit_bins, query_sizes, scales, units
+from jaxcomp.kvcache.cachegen_fit import KEYS, fit_layer, query_sizes, units
 from jaxcomp.kvcache.cachegen_model import (
     CODE_LIMIT,
     EXPANSION,
     MEANS,
-    WEIGHTS,
     Model,
-    bins,
+    bin_sizes,
+    left_of,
+    predicted,
+    quantize_layer,
     tables_of,
 )
 
@@ -80,20 +82,31 @@ def cachegen(level: int = 1, *, chunk: int = 256, deeper: float = 1.0) -> CacheG
         raise UnsupportedInput(f"expected deeper above 0, got {deeper}; with 1 all bins are alike")
 
     def fit(keys, values, *, queries=None):
-        x = _stacked(keys, values)
-        sizes = None if queries is None else query_sizes(queries, keys)
-        depth = deeper ** np.linspace(0, 1, x.shape[1])[:, None]
-        model = fit_bins(x, LEVELS[level] * depth * units(x, sizes))
-        return model._replace(scale=scales(_left(model, _codes(model, x), chunk)))
+        _check(keys, values)
+        read = [KEYS] * len(keys) if queries is None else query_sizes(queries, keys)
+        coarser = LEVELS[level] * deeper ** np.linspace(0, 1, len(keys))
+        layers = []
+        for features, reads in ((keys, read), (values, [None] * len(values))):
+            for layer, unit, times in zip(features, reads, coarser, strict=True):
+                x = _layer(layer)
+                layers.append(fit_layer(x, times * units(x, unit), chunk))
+        parts = (np.stack(field) for field in zip(*layers, strict=True))
+        return Model(*(field.reshape(2, len(keys), -1) for field in parts))
 
     def quantize(model, keys, values):
-        x = _stacked(keys, values)
-        if model.step.shape != (*x.shape[:2], x.shape[3]):
+        _check(keys, values)
+        shape = np.shape(keys)
+        if model.step.shape != (2, shape[0], shape[2] * shape[3]):
             raise UnsupportedInput(
                 f"expected keys and values of {model.step.shape[1]} layers and "
-                f"{model.step.shape[2]} channels, got {np.shape(keys)}; fit a model of these"
+                f"{model.step.shape[2]} channels, got {shape}; fit a model of these"
             )
-        return _codes(model, x)
+        codes = np.empty((2, *shape[:2], shape[2] * shape[3]), np.int32)
+        for kind, features in enumerate((keys, values)):
+            for at, layer in enumerate(features):
+                part = Model(*(field[kind, at] for field in model))
+                codes[kind, at] = quantize_layer(part, _layer(layer))
+        return codes
 
     def encode(model, codes):
         if codes.ndim != 4 or (*codes.shape[:2], codes.shape[3]) != model.step.shape:
@@ -124,15 +137,15 @@ def decode(model: Model, message: bytes, *, tokens: int = CHUNK_LIMIT) -> np.nda
     tables, index = tables_of(model)
     try:
         stream = coding.from_bytes(body[2:], max_escapes=symbols)
-        left = coding.decode(tables, stream, np.repeat(index.reshape(-1), count))
+        left = coding.decode(tables, stream, np.tile(index.reshape(-1), count))
     except CorruptStream:
         raise
     except (JaxcompError, ValueError, OverflowError) as error:
         raise CorruptStream(f"expected a stream of {symbols} codes, got none: {error}") from None
-    codes = np.asarray(left).reshape(*index.shape, count)
-    codes = np.ascontiguousarray(np.moveaxis(codes, -1, 0))  # [tokens, 2, layers, channels]
+    codes = np.asarray(left).reshape(count, *index.shape)
+    codes = codes if codes.flags.writeable else codes.copy()
     for at in range(1, count):
-        codes[at] += model.weight * codes[at - 1] + WEIGHTS // 2 >> 3
+        codes[at] += predicted(model.weight, codes[at - 1])
     if max(-int(codes.min()), int(codes.max())) > CODE_LIMIT:
         raise CorruptStream(
             f"expected codes up to {CODE_LIMIT}, got {codes.min()} to {codes.max()}; the chunk and "
@@ -143,50 +156,36 @@ def decode(model: Model, message: bytes, *, tokens: int = CHUNK_LIMIT) -> np.nda
 
 def dequantize(model: Model, codes: np.ndarray, heads: int) -> tuple[np.ndarray, np.ndarray]:
     """CacheGen.dequantize. Each value is rounded once."""
-    quarters = (MEANS * codes + model.mean[:, :, None]).astype(np.float32)
-    x = quarters * (bins(model) / np.float32(MEANS))[:, :, None]
+    x = np.array(codes, np.float32, order="C")
+    x *= MEANS  # all of this is exact below 2**24
+    x += model.mean[:, :, None].astype(np.float32)
+    x *= (bin_sizes(model.step) / np.float32(MEANS))[:, :, None]
     keys, values = x.reshape(*x.shape[:3], heads, -1)
     return keys, values
 
 
 def _message(model, codes):
-    """CRC32 of what follows, u16 tokens, and a stream: all tokens of one channel, then the next."""
+    """CRC32 of what follows, u16 tokens, and a stream: all channels of a token, then the next."""
     tables, index = tables_of(model)
     tokens = codes.shape[2]
-    left = np.ascontiguousarray(_left(model, codes, tokens).swapaxes(2, 3)).reshape(-1)
-    stream = coding.encode(tables, left, np.repeat(index.reshape(-1), tokens))
+    left = left_of(model.weight, np.ascontiguousarray(np.moveaxis(codes, 2, 0)), tokens)
+    stream = coding.encode(tables, left.reshape(-1), np.tile(index.reshape(-1), tokens))
     body = tokens.to_bytes(2, "little") + coding.to_bytes(stream)
     return zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def _left(model, codes, chunk):
-    """What the token before does not say; a chunk's first token has none."""
-    left = codes.copy()
-    left[:, :, 1:] -= model.weight[:, :, None] * codes[:, :, :-1] + WEIGHTS // 2 >> 3
-    left[:, :, ::chunk] = codes[:, :, ::chunk]
-    return left
-
-
-def _codes(model, x):
-    """The nearest codes, rounded in float64: of halves, the even one."""
-    exact = x / bins(model)[:, :, None].astype(np.float64) - model.mean[:, :, None] / MEANS
-    codes = np.rint(exact)
-    if (largest := np.abs(codes).max()) > CODE_LIMIT:
-        raise UnsupportedInput(
-            f"expected features of up to {CODE_LIMIT} bins, got {largest:.0f}; fit a model of these"
-        )
-    return codes.astype(np.int32)
-
-
-def _stacked(keys, values):
-    """f64[2, layers, tokens, channels]. UnsupportedInput for what are no keys and values."""
-    keys, values = np.asarray(keys), np.asarray(values)
-    if keys.ndim != 4 or keys.shape != values.shape or 0 in keys.shape:
-        raise UnsupportedInput(
-            "expected keys and values [layers, tokens, heads, size] of one shape, got "
-            f"{keys.shape} and {values.shape}"
-        )
-    x = np.stack([keys, values]).astype(np.float64)
+def _layer(x):
+    """[tokens, heads, size] of any float type -> f64[tokens, channels]."""
+    x = np.asarray(x).astype(np.float64).reshape(x.shape[0], -1)
     if not np.isfinite(x).all():
         raise UnsupportedInput("expected finite keys and values, got NaN or infinite ones")
-    return x.reshape(*x.shape[:3], -1)
+    return x
+
+
+def _check(keys, values):
+    shape = np.shape(keys)
+    if len(shape) != 4 or shape != np.shape(values) or 0 in shape:
+        raise UnsupportedInput(
+            "expected keys and values [layers, tokens, heads, size] of one shape, got "
+            f"{shape} and {np.shape(values)}"
+        )

@@ -22,9 +22,11 @@ from jaxcomp.kvcache.cachegen_model import (
     STEP_LIMIT,
     WEIGHTS,
     Model,
-    bins,
+    bin_sizes,
     deviations,
+    left_of,
     masses,
+    quantize_layer,
 )
 
 # What a bin of keys is to one of values where no queries say it. rms(q) std(k), which it stands
@@ -34,36 +36,33 @@ KEYS = 0.25
 LEAST_QUERY = 0.25
 
 
-def fit_bins(x: Float[np.ndarray, "kinds layers tokens channels"], fine: Any) -> Model:
-    """Bins near fine [2, layers, channels], means, and weights; tables are still the first."""
+def fit_layer(
+    x: Float[np.ndarray, "tokens channels"], fine: Float[np.ndarray, " channels"], chunk: int
+) -> Model:
+    """The model of one layer's keys or values, i32[channels] each, of bins near `fine`."""
     # Codes of what is fitted lie well inside their limit; what is 0 all over has some bin.
-    largest = np.abs(x).max(2)
+    largest = np.abs(x).max(0)
     least = np.where(largest > 0, largest * (4 / CODE_LIMIT), 1.0)
     step = np.rint(OCTAVE * np.log2(np.maximum(fine, least)))
     step = np.clip(step, -STEP_LIMIT, STEP_LIMIT).astype(np.int32)
-    model = Model(step, *(np.zeros_like(step),) * 3)
-    mean = np.rint(x.mean(2) / bins(model).astype(np.float64) * MEANS)
+    middle = x.mean(0)
+    mean = np.rint(middle / bin_sizes(step).astype(np.float64) * MEANS)
     mean = np.clip(mean, -MEAN_LIMIT, MEAN_LIMIT).astype(np.int32)
-    return model._replace(mean=mean, weight=_weights(x))
+    model = Model(step, mean, _weights(x - middle), np.zeros_like(step))
+    left = left_of(model.weight, quantize_layer(model, x), chunk)
+    return model._replace(scale=scales(left))
 
 
 def units(
-    x: Float[np.ndarray, "kinds layers tokens channels"],
-    queries: Float[np.ndarray, "layers channels"] | None,
-) -> Float[np.ndarray, "kinds layers channels"]:
-    """The bins that count as 1: a deviation of the layer's values, and what does as much in keys.
-
-    queries: root mean squares of what multiplies each channel.
-    """
-    spread = np.sqrt(x.var(2).mean(2, keepdims=True))  # [2, layers, 1]
-    one = np.broadcast_to(spread, (*x.shape[:2], x.shape[3])).copy()
-    if queries is None:
-        one[0] *= KEYS
-    else:
-        mean = np.sqrt(np.square(queries).mean(1, keepdims=True))
-        least = np.maximum(LEAST_QUERY * mean, np.finfo(np.float32).tiny)
-        one[0] = 1 / np.maximum(queries, least)
-    return one
+    x: Float[np.ndarray, "tokens channels"], queries: Float[np.ndarray, " channels"] | float | None
+) -> Float[np.ndarray, " channels"]:
+    """The bins that count as 1: of values (None) the deviation of their layer; of keys what does as
+    much, by the root mean squares of what multiplies each channel, or a share of the deviation."""
+    if queries is None or isinstance(queries, float):
+        share = 1.0 if queries is None else queries
+        return np.full(x.shape[1], share * np.sqrt(x.var(0).mean()))
+    least = LEAST_QUERY * np.sqrt(np.square(queries).mean())
+    return 1 / np.maximum(queries, max(least, np.finfo(np.float32).tiny))
 
 
 def query_sizes(queries: Any, keys: Any) -> Float[np.ndarray, "layers channels"]:
@@ -81,18 +80,15 @@ def query_sizes(queries: Any, keys: Any) -> Float[np.ndarray, "layers channels"]
 
 def _weights(x):
     """Eighths of the token before that predict a token best, 0 to 8."""
-    x = x - x.mean(2, keepdims=True)
-    before, after = x[:, :, :-1], x[:, :, 1:]
-    power = np.square(before).sum(2)
-    ratio = (before * after).sum(2) / np.where(power > 0, power, 1)
+    before, after = x[:-1], x[1:]
+    power = np.einsum("tc,tc->c", before, before)
+    ratio = np.einsum("tc,tc->c", before, after) / np.where(power > 0, power, 1)
     return np.clip(np.rint(WEIGHTS * ratio), 0, WEIGHTS).astype(np.int32)
 
 
-def scales(
-    left: Int[np.ndarray, "kinds layers tokens channels"],
-) -> Int[np.ndarray, "kinds layers channels"]:
+def scales(left: Int[np.ndarray, "tokens channels"]) -> Int[np.ndarray, " channels"]:
     """The table of each channel, by the mean absolute value: outliers move it little."""
-    return np.searchsorted(_boundaries(), np.abs(left).mean(2)).astype(np.int32)
+    return np.searchsorted(_boundaries(), np.abs(left).mean(0)).astype(np.int32)
 
 
 @functools.cache

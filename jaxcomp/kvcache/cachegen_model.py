@@ -17,9 +17,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from jaxcomp.base import CorruptStream
+from jaxcomp.base import CorruptStream, UnsupportedInput
 from jaxcomp.coding import Tables, build_tables, universal
 
 KINDS = 2  # keys, values
@@ -39,11 +39,12 @@ STEP_LIMIT = 400  # 2**100: what float32 holds, with room for codes
 MEAN_LIMIT = 1 << 22  # float32 has 24 bits: (4 code + mean) is exact
 CODE_LIMIT = 1 << 21
 
-ModelArray = Int[np.ndarray, "kinds layers channels"]
+ModelArray = Int[np.ndarray, "*layers channels"]
 
 
 class Model(NamedTuple):
-    """i32[2, layers, channels] each, keys before values; channels are heads x size.
+    """i32[2, layers, channels] each, keys before values (of one layer i32[channels]); channels are
+    heads x size.
 
     step    the bin is 2**(step / 4)
     mean    what code 0 stands for, in quarters of a bin
@@ -61,10 +62,44 @@ class Model(NamedTuple):
 LIMITS = Model((-STEP_LIMIT, STEP_LIMIT), (-MEAN_LIMIT, MEAN_LIMIT), (0, WEIGHTS), (0, SCALES - 1))
 
 
-def bins(model: Model) -> np.ndarray:
-    """The size of each channel's bin, f32[2, layers, channels]; the same on every machine."""
-    quarter = np.asarray(QUARTERS, np.float32)[model.step % OCTAVE]
-    return np.ldexp(quarter, model.step // OCTAVE)
+def bin_sizes(step: Int[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """2**(step / 4) in float32, the same on every machine."""
+    return np.ldexp(np.asarray(QUARTERS, np.float32)[step % OCTAVE], step // OCTAVE)
+
+
+def quantize_layer(
+    model: Model, x: Float[np.ndarray, "tokens channels"]
+) -> Int[np.ndarray, "tokens channels"]:
+    """The nearest codes of one layer's keys or values, by its part of a model, rounded in float64:
+    of halves, the even one. UnsupportedInput for features beyond CODE_LIMIT."""
+    codes = x / bin_sizes(model.step).astype(np.float64)
+    codes -= model.mean / MEANS
+    np.rint(codes, out=codes)
+    largest = max(-codes.min(), codes.max())
+    if not largest <= CODE_LIMIT:
+        raise UnsupportedInput(
+            f"expected finite features of up to {CODE_LIMIT} bins, got {largest:.0f}; fit a model "
+            "of these"
+        )
+    return codes.astype(np.int32)
+
+
+def left_of(
+    weight: ModelArray, codes: Int[np.ndarray, "tokens *layers channels"], chunk: int
+) -> Int[np.ndarray, "tokens *layers channels"]:
+    """What the token before does not say of a code; a chunk's first token has none."""
+    left = codes.copy()
+    left[1:] -= predicted(weight, codes[:-1])
+    left[::chunk] = codes[::chunk]
+    return left
+
+
+def predicted(weight: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Of a code, by the code before: weight eighths of it, rounded."""
+    product = weight * before
+    product += WEIGHTS // 2
+    product >>= 3
+    return product
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import jaxcomp as jc
 from jaxcomp.kvcache import cachegen_model
 from jaxcomp.kvcache.cachegen import CHUNK_LIMIT, LEVELS
 from jaxcomp.kvcache.cachegen_fit import scales
-from jaxcomp.kvcache.cachegen_model import bins
+from jaxcomp.kvcache.cachegen_model import bin_sizes, left_of
 from tests.kvcache.contexts import context
 
 KEYS, VALUES = context()
@@ -19,6 +19,7 @@ CODEC = jc.kvcache.cachegen(1)
 MODEL = CODEC.fit(KEYS, VALUES)
 CODES = CODEC.quantize(MODEL, KEYS, VALUES)
 MESSAGES = CODEC.encode(MODEL, CODES)
+BINS = bin_sizes(MODEL.step)
 
 
 def total(messages):
@@ -30,7 +31,7 @@ def test_the_law():
     parts = [CODEC.decode(MODEL, message) for message in MESSAGES[::-1]]  # each by itself
     np.testing.assert_array_equal(np.concatenate(parts[::-1], 2), CODES)
     # In all of its range float32 rounds a code once more.
-    half = np.moveaxis(bins(MODEL).reshape(2, 2, 2, 16, 1), -1, 2) / 2 * (1 + 1e-5)
+    half = np.moveaxis(BINS.reshape(2, 2, 2, 16, 1), -1, 2) / 2 * (1 + 1e-5)
     for x, back, limit in zip((KEYS, VALUES), CODEC.dequantize(MODEL, CODES, 2), half, strict=True):
         assert back.dtype == np.float32 and (abs(back - x) <= limit).all()
         assert abs(back - x).max() > 0.9 * limit.min()
@@ -49,8 +50,8 @@ def test_bytes_are_near_what_the_source_allows():
     # of these keys has a deviation of sqrt(1 - 0.9**2) of them, and the noise of rounding, twice.
     spread = np.stack([KEYS.std(1), VALUES.std(1)]).reshape(2, 2, 32)
     left = np.square(spread) * np.array([1 - 0.9**2, 1])[:, None, None]
-    left += np.square(bins(MODEL)) / 12 * np.array([0.9**2, 0])[:, None, None]
-    bits = np.log2(np.sqrt(left) / bins(MODEL)) + np.log2(2 * np.pi * np.e) / 2
+    left += np.square(BINS) / 12 * np.array([0.9**2, 0])[:, None, None]
+    bits = np.log2(np.sqrt(left) / BINS) + np.log2(2 * np.pi * np.e) / 2
     assert total(MESSAGES) < 1.04 * bits.mean() * CODES.size / 8
 
 
@@ -59,9 +60,8 @@ def test_a_weight_for_each_channel_beats_one_for_all(weight):
     """0 codes tokens as they are, 8 their differences."""
     same = np.full_like(MODEL.weight, weight)
     # With the tables that are best for it.
-    left = CODES.copy()
-    left[:, :, 1:] -= same[:, :, None] * CODES[:, :, :-1] + 4 >> 3
-    scale = scales(left)
+    left = left_of(same, np.moveaxis(CODES, 2, 0), 256)
+    scale = scales(left.reshape(600, -1)).reshape(same.shape)
     other = CODEC.encode(MODEL._replace(weight=same, scale=scale), CODES)
     assert total(MESSAGES) < 0.97 * total(other)
 
@@ -80,7 +80,7 @@ def test_levels_trade_bytes_for_error():
 
 def test_deeper_layers_take_coarser_bins():
     model = jc.kvcache.cachegen(1, deeper=2.0).fit(KEYS, VALUES)
-    finer, coarser = (bins(model) / bins(MODEL)).mean((0, 2))
+    finer, coarser = (bin_sizes(model.step) / BINS).mean((0, 2))
     assert 0.9 < finer < 1.1 and 1.8 < coarser < 2.2
 
 

@@ -15,7 +15,7 @@ from jaxcomp.kvcache.cachegen_model import (
     LIMITS,
     SCALES,
     Model,
-    bins,
+    bin_sizes,
     deviations,
     masses,
     tables_of,
@@ -63,11 +63,11 @@ def test_a_byte_holds_at_most_what_is_believed():
 
 
 def test_bins_are_powers_of_two_and_roots_between():
-    step = np.array([[[-401, -4, -1, 0, 1, 2, 3, 4, 6]]], np.int32)
-    size = bins(Model(step, *[step] * 3))
+    step = np.array([-401, -4, -1, 0, 1, 2, 3, 4, 6], np.int32)
+    size = bin_sizes(step)
     assert size.dtype == np.float32
     np.testing.assert_allclose(size, 2.0 ** (step / 4), rtol=1e-7)
-    assert size[0, 0, 1] == 0.5 and size[0, 0, 3] == 1 and size[0, 0, 7] == 2
+    assert size[1] == 0.5 and size[3] == 1 and size[7] == 2
 
 
 @settings(max_examples=10, deadline=None)
