@@ -7,10 +7,11 @@ and every token of values, the largest and the smallest entries are S, and stand
 others while these are rounded, so that the grid spans no more than them.
 
 Kang et al., GEAR, 2024, section 3 and algorithm 1. We differ: A B is taken from X, without the mean
-of each channel, before rounding; the paper's is that of what rounding leaves, which says less of X
-at the same bytes: on tokens of rank 4 with noise of 0.3 of them, attention was off by 0.52 so, and
-by 0.23 as it is here. Every chunk of a head has factors of its own. S is what the others leave at
-its places, so these are right to 16 bits.
+of each channel, before rounding. The paper's is that of what rounding leaves, which says less of X
+at the same bytes: attention over the tokens of tests/kvcache/test_gear.py was off by 0.56 so, and
+is by 0.28 as it is here. (Where noise is as large as the low rank, another bit of codes is worth
+more than either: 0.34 in 3.5 bits against 0.48 in 3.6.) Every chunk of a head has factors of its
+own. S is what the others leave at its places, so these are right to 16 bits.
 """
 
 import functools

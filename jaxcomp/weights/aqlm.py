@@ -30,7 +30,7 @@ from jaxcomp.base import Transform, UnsupportedInput
 from jaxcomp.formats.codebook import tabled
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.lift.statistics import second_moment
-from jaxcomp.weights.k_means import LIMIT, in_chunks, k_means, nearest
+from jaxcomp.formats.k_means import LIMIT, in_chunks, k_means, nearest
 
 KEPT = "bfloat16"  # codebooks and scales; float16 has no room for scales of large weights
 DONE = 1e-9  # of the first squared gradient: below it there is only rounding, which would grow

@@ -20,7 +20,7 @@ from jaxcomp.formats.layout import from_matrix, merged_axis, to_matrix
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import QTensor, read, unpacked
 from jaxcomp.kernels import packing
-from jaxcomp.weights.k_means import nearest
+from jaxcomp.formats.k_means import nearest
 
 SWEEPS = 2  # over several books: more change next to nothing
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.weights.k_means import in_chunks, k_means, nearest
+from jaxcomp.formats.k_means import in_chunks, k_means, nearest
 
 means = jax.jit(k_means, static_argnames="levels")
 rng = np.random.default_rng(0)

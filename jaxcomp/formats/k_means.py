@@ -28,8 +28,9 @@ def k_means(
     levels: int,
     *,
     stream: int | UInt32[Array, ""] = 0,
+    steps: int = STEPS,
 ) -> Float[Array, "levels size"]:
-    """The table. Another stream draws other seeds."""
+    """The table, after `steps` of Lloyd's. Another stream draws other seeds."""
     if len(x) > max(SAMPLE, levels):
         order, _ = random_bits((0, 1), jnp.arange(len(x), dtype=jnp.uint32))
         some = jnp.argsort(order)[: max(SAMPLE, levels)]
@@ -55,7 +56,7 @@ def k_means(
         mass, total = blank.at[codes].add(weights), blank.at[codes].add(weights * x)
         return jnp.where(mass > 0, total / jnp.where(mass > 0, mass, 1.0), table)
 
-    return lax.fori_loop(0, STEPS, moved, start)
+    return lax.fori_loop(0, steps, moved, start)
 
 
 def nearest(
