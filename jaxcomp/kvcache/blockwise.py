@@ -32,12 +32,15 @@ class Segment(NamedTuple):
                            heads, tokens], NOWHERE for none) of `count` units from `start` on
     units, unit        how many there are, and tokens in each; static
     filled             i32[], units behind this hold nothing
+    kernel             None, or (q [batch, heads, shared, tokens, size], at, state, walk, scale) ->
+                       what walk(state), over the blocks, comes to, or that itself
     """
 
     read: Callable[[Any, int], tuple[jax.Array, jax.Array, jax.Array]]
     units: int
     unit: int
     filled: Any
+    kernel: Callable[..., Any] | None = None
 
 
 def attend(
@@ -59,8 +62,9 @@ def attend(
             f"expected query heads in runs for {heads} heads of keys, got {query_heads}; they must "
             "be a multiple"
         )
-    q32 = q.astype(jnp.float32) * (size**-0.5 if scale is None else scale)
-    q32 = q32.reshape(batch, tokens, heads, -1, size).transpose(0, 2, 3, 1, 4)  # [b, h, g, n, d]
+    scale = size**-0.5 if scale is None else scale
+    shared = q.reshape(batch, tokens, heads, -1, size).transpose(0, 2, 3, 1, 4)  # [b, h, g, n, d]
+    q32 = shared.astype(jnp.float32) * scale
     shape = q32.shape[:-1]
     state = (jnp.full(shape, -jnp.inf), jnp.zeros(shape), jnp.zeros_like(q32))
 
@@ -89,10 +93,15 @@ def attend(
             start = jnp.minimum(i * count, segment.units - count)
             return visit(_behind(segment, i * count), start, count, state)
 
-        if count == segment.units:
-            state = visit(segment, 0, count, state)
+        def walk(state, segment=segment, count=count, block=block):
+            if count == segment.units:
+                return visit(segment, 0, count, state)
+            return lax.fori_loop(0, -(-segment.filled // count), block, state)
+
+        if segment.kernel is None or rope is not None:
+            state = walk(state)
         else:
-            state = lax.fori_loop(0, -(-segment.filled // count), block, state)
+            state = segment.kernel(shared, at, state, walk, scale)
     _, total, out = state
     out = out / jnp.where(total > 0, total, 1.0)[..., None]
     return out.transpose(0, 3, 1, 2, 4).reshape(q.shape).astype(q.dtype)

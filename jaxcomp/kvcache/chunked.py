@@ -20,6 +20,7 @@ from jaxcomp.formats.leaf import dense
 from jaxcomp.kvcache import blockwise
 from jaxcomp.kvcache.blockwise import NOWHERE, Segment
 from jaxcomp.kvcache.inputs import check_counts, check_init, check_queries, check_tokens
+from jaxcomp.kvcache.packed_attention import by_kernel
 
 Encode = Callable[[jax.Array], Any]
 
@@ -180,9 +181,12 @@ def chunked(
             return Segment(read, keys.shape[2], 1, jnp.clip((end - first).max(), 0, keys.shape[2]))
 
         none = jnp.zeros_like(state.length)
+        kernel = None
+        if decode_keys is decode_values is dense:
+            kernel = by_kernel(state.keys, state.values, kinds, flushed * group, sinks)
         segments = [
             whole(state.sink_keys, state.sink_values, none, jnp.minimum(state.length, sinks)),
-            Segment(packed, chunks, group, flushed.max()),
+            Segment(packed, chunks, group, flushed.max(), kernel),
             whole(state.window_keys, state.window_values, sinks + flushed * group, state.length),
         ]
         dtype = state.window_keys.dtype
