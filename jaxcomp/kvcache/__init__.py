@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from jaxcomp.kvcache.evict import evict as evict
     from jaxcomp.kvcache.gear import gear as gear
     from jaxcomp.kvcache.kivi import kivi as kivi
+    from jaxcomp.kvcache.kvquant import kvquant as kvquant
+    from jaxcomp.kvcache.kvquant import kvquant_tables as kvquant_tables
     from jaxcomp.kvcache.plan import plan as plan
     from jaxcomp.kvcache.quantized import quantized as quantized
     from jaxcomp.kvcache.rotated import rotated as rotated
@@ -32,6 +34,7 @@ load_on_use(
         "evict": ("evict",),
         "gear": ("gear",),
         "kivi": ("kivi",),
+        "kvquant": ("kvquant", "kvquant_tables"),
         "plan": ("plan",),
         "quantized": ("quantized",),
         "rotated": ("rotated",),

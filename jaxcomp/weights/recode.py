@@ -16,11 +16,11 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxcomp.formats import format as grids
 from jaxcomp.formats.codebook import Codebook, whole_vectors
+from jaxcomp.formats.k_means import nearest
 from jaxcomp.formats.layout import from_matrix, merged_axis, to_matrix
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import QTensor, read, unpacked
 from jaxcomp.kernels import packing
-from jaxcomp.formats.k_means import nearest
 
 SWEEPS = 2  # over several books: more change next to nothing
 
