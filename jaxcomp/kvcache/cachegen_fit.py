@@ -7,11 +7,10 @@ deviation of their layer, those of keys are to rms(q) as 1: the error that a bit
 same in all channels (reverse water-filling: Cover and Thomas, section 10.3.3).
 """
 
-import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.kvcache.cachegen_model import (
@@ -23,10 +22,9 @@ from jaxcomp.kvcache.cachegen_model import (
     WEIGHTS,
     Model,
     bin_sizes,
-    deviations,
     left_of,
-    masses,
     quantize_layer,
+    scales,
 )
 
 # What a bin of keys is to one of values where no queries say it. rms(q) std(k), which it stands
@@ -84,17 +82,3 @@ def _weights(x):
     power = np.einsum("tc,tc->c", before, before)
     ratio = np.einsum("tc,tc->c", before, after) / np.where(power > 0, power, 1)
     return np.clip(np.rint(WEIGHTS * ratio), 0, WEIGHTS).astype(np.int32)
-
-
-def scales(left: Int[np.ndarray, "tokens channels"]) -> Int[np.ndarray, " channels"]:
-    """The table of each channel, by the mean absolute value: outliers move it little."""
-    return np.searchsorted(_boundaries(), np.abs(left).mean(0)).astype(np.int32)
-
-
-@functools.cache
-def _boundaries():
-    """Between the mean absolute values that neighbouring tables expect."""
-    half = 2 * int(deviations()[-1])
-    k = np.abs(np.arange(-half, half + 1))
-    size = (masses(deviations(), half)[:, :-1] * k).sum(1)
-    return np.sqrt(size[1:] * size[:-1])

@@ -7,9 +7,12 @@ of quarter octaves that all channels share: a channel needs the number of its ta
 frequencies. They are computed in float64 from sums, products and quotients alone, which IEEE 754
 rounds in one way, and are integers from there on: every machine has the same.
 
-Bytes: for steps, means, weights and scales, for keys and then values, the medians of the layers and
-the distances of the channels to them, each as zigzag in exponential Golomb codes (one byte k, then
-coding/universal.py).
+Bytes: the eight planes of a model (steps, means, weights and scales, of keys and then of values)
+are coded as keys and values are, as distances to the medians of their layers.
+
+    u8[8]   the table of each plane's distances
+    u8      k, and the medians: differences, as zigzag in exponential Golomb codes
+    rest    an rANS message (coding/stream.py)
 """
 
 import functools
@@ -19,10 +22,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp import coding
+from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
 from jaxcomp.coding import Tables, build_tables, universal
 
 KINDS = 2  # keys, values
+PLANES = 8  # four fields of two kinds
 # Quarter octaves: a table whose deviation is 9 % off, the worst, costs 0.01 bits a symbol.
 OCTAVE = 4
 ROOT = math.sqrt(2)  # a square root is rounded in one way, a power is not
@@ -109,10 +114,24 @@ def deviations() -> np.ndarray:
     return LEAST_SCALE * np.ldexp(np.asarray(QUARTERS)[grid % OCTAVE], grid // OCTAVE)
 
 
-def tables_of(model: Model) -> tuple[Tables, np.ndarray]:
-    """(tables that the model uses, i32[2, layers, channels] the one of each channel)."""
-    used, index = np.unique(model.scale, return_inverse=True)
-    return _tables(tuple(used.tolist())), index.reshape(model.scale.shape).astype(np.int32)
+def tables_of(scale: Int[np.ndarray, "*shape"]) -> tuple[Tables, Int[np.ndarray, "*shape"]]:
+    """(the tables that are used, i32 the one of each)."""
+    used, index = np.unique(scale, return_inverse=True)
+    return _tables(tuple(used.tolist())), index.reshape(scale.shape).astype(np.int32)
+
+
+def scales(left: Int[np.ndarray, "tokens channels"]) -> Int[np.ndarray, " channels"]:
+    """The table of each channel, by the mean absolute value: outliers move it little."""
+    return np.searchsorted(_boundaries(), np.abs(left).mean(0)).astype(np.int32)
+
+
+@functools.cache
+def _boundaries():
+    """Between the mean absolute values that neighbouring tables expect."""
+    half = 2 * int(deviations()[-1])
+    k = np.abs(np.arange(-half, half + 1))
+    size = (masses(deviations(), half)[:, :-1] * k).sum(1)
+    return np.sqrt(size[1:] * size[:-1])
 
 
 @functools.lru_cache(maxsize=16)
@@ -142,54 +161,70 @@ def _upper(x):
 
 
 def to_bytes(model: Model) -> bytes:
-    """The bytes of a model: some 10 bits a channel."""
-    parts = []
-    for field in model:
-        for plane in np.asarray(field, np.int64):  # [layers, channels]
-            middle = np.sort(plane, 1)[:, plane.shape[1] // 2]
-            parts += [_pack(np.diff(middle, prepend=0)), _pack(plane - middle[:, None])]
-    return b"".join(parts)
+    """The bytes of a model: 7 to 20 bits a channel."""
+    planes = np.stack(model).astype(np.int64).reshape(PLANES, *model.step.shape[1:])
+    middle = np.sort(planes, 2)[:, :, planes.shape[2] // 2]
+    left = (planes - middle[:, :, None]).reshape(PLANES, -1).astype(np.int32)
+    scale = scales(left.T)
+    medians = np.diff(middle.reshape(-1), prepend=0)
+    zigzag = (medians << 1) ^ (medians >> 63)
+    k = universal.best_exponential_golomb(zigzag)
+    head = scale.astype(np.uint8).tobytes() + bytes([k])
+    head += universal.exponential_golomb_encode(zigzag, k)
+    return head + pack_codes(scale, np.ascontiguousarray(left.T))
 
 
 def from_bytes(data: bytes, layers: int, channels: int) -> Model:
-    """The model of to_bytes. CorruptStream for other bytes, before more is allocated than 64 times
-    their size."""
-    if KINDS * len(Model._fields) * layers * channels > 8 * len(data):
+    """The model of to_bytes. CorruptStream for other bytes, before anything large is allocated."""
+    scale = np.frombuffer(data[:PLANES], np.uint8).astype(np.int32)
+    if PLANES * layers * channels > EXPANSION * len(data) or len(data) < PLANES + 2:
         raise CorruptStream(
             f"expected a model of {layers} layers of {channels} channels, got {len(data)} bytes; "
             "fetch or write the file again"
         )
-    fields = []
-    for name, (low, high) in zip(Model._fields, LIMITS, strict=True):
-        planes = []
-        for _ in range(KINDS):
-            middle, data = _unpack(data, layers)
-            rest, data = _unpack(data, layers * channels)
-            planes.append(np.cumsum(middle)[:, None] + rest.reshape(layers, channels))
-        field = np.stack(planes)
+    if scale.max() >= SCALES or data[PLANES] > 31:
+        raise CorruptStream(
+            f"expected tables below {SCALES} and k below 32, got {scale.max()} and {data[PLANES]}"
+        )
+    at = PLANES + 1
+    zigzag, used = universal.exponential_golomb_decode(data[at:], PLANES * layers, data[PLANES])
+    medians = ((zigzag >> np.uint64(1)) ^ (-(zigzag & np.uint64(1)))).view(np.int64)
+    middle = np.cumsum(medians).reshape(PLANES, layers, 1)
+    left = unpack_codes(scale, data[at + used :], layers * channels)
+    planes = middle + left.T.reshape(PLANES, layers, channels)
+    fields = planes.reshape(len(Model._fields), KINDS, layers, channels)
+    for name, field, (low, high) in zip(Model._fields, fields, LIMITS, strict=True):
         if field.min() < low or field.max() > high:
             raise CorruptStream(
                 f"expected {name} from {low} to {high}, got {field.min()} to {field.max()}; fetch "
                 "or write the file again"
             )
-        fields.append(field.astype(np.int32))
-    if data:
-        raise CorruptStream(f"expected the end of the model, got {len(data)} more bytes")
-    return Model(*fields)
+    return Model(*fields.astype(np.int32))
 
 
-def _pack(values):
-    flat = values.reshape(-1)
-    code = (flat << 1) ^ (flat >> 63)
-    k = universal.best_exponential_golomb(code)
-    return bytes([k]) + universal.exponential_golomb_encode(code, k)
+def pack_codes(scale: Int[np.ndarray, "*layers channels"], left: np.ndarray) -> bytes:
+    """An rANS message of left i32[tokens, *layers, channels], each channel with its table."""
+    tables, index = tables_of(scale)
+    each = np.tile(index.reshape(-1), len(left))
+    return coding.to_bytes(coding.encode(tables, left.reshape(-1), each))
 
 
-def _unpack(data, count):
-    if not data or data[0] > 31:
-        raise CorruptStream(f"expected a Golomb parameter 0 to 31, got {data[:1]!r}")
-    code, used = universal.exponential_golomb_decode(data[1:], count, data[0])
-    if count and code.max() >= 1 << 32:
-        raise CorruptStream(f"expected integers below 2**32, got {code.max()}")
-    code = code.astype(np.int64)
-    return (code >> 1) ^ -(code & 1), data[1 + used :]
+def unpack_codes(
+    scale: Int[np.ndarray, "*layers channels"], data: bytes, tokens: int
+) -> Int[np.ndarray, "tokens *layers channels"]:
+    """left of pack_codes. CorruptStream for bytes that are none, or less than EXPANSION allows."""
+    symbols = scale.size * tokens
+    if symbols > EXPANSION * len(data):
+        raise CorruptStream(
+            f"expected {tokens} tokens of {scale.size} channels, got {len(data)} bytes; fetch or "
+            "write them again"
+        )
+    tables, index = tables_of(scale)
+    try:
+        stream = coding.from_bytes(data, max_escapes=symbols)
+        left = coding.decode(tables, stream, np.tile(index.reshape(-1), tokens))
+    except CorruptStream:
+        raise
+    except (JaxcompError, ValueError, OverflowError) as error:
+        raise CorruptStream(f"expected a stream of {symbols} codes, got none: {error}") from None
+    return np.asarray(left).reshape(tokens, *scale.shape)

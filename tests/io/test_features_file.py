@@ -18,7 +18,7 @@ from jaxcomp.kvcache.cachegen_model import Model
 from tests.kvcache.contexts import context
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "cachegen_v1.jxc"
-CODEC = jc.kvcache.cachegen(2, chunk=64)
+CODEC = jc.kvcache.cachegen(4, chunk=64)
 KEYS, VALUES = context(tokens=150, size=8)
 DATA = features_bytes(KEYS, VALUES, codec=CODEC)
 FILE = container.unpack(DATA)
@@ -73,7 +73,7 @@ def test_what_is_saved_is_loaded(tmp_path, dtype):
 
 
 def test_attention_over_a_loaded_context_is_near(tmp_path):
-    jc.io.save_features(tmp_path / "c.jxc", KEYS, VALUES, codec=jc.kvcache.cachegen(0))
+    jc.io.save_features(tmp_path / "c.jxc", KEYS, VALUES, codec=jc.kvcache.cachegen(2))
     keys, values = jc.io.load_features(tmp_path / "c.jxc")
     q = np.random.default_rng(0).normal(size=(2, 2, 8))
 

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 import jaxcomp as jc
 from jaxcomp.kvcache import cachegen_model
 from jaxcomp.kvcache.cachegen import CHUNK_LIMIT, LEVELS
-from jaxcomp.kvcache.cachegen_fit import scales
-from jaxcomp.kvcache.cachegen_model import bin_sizes, left_of
+from jaxcomp.kvcache.cachegen_model import bin_sizes, left_of, scales
 from tests.kvcache.contexts import context
 
 KEYS, VALUES = context()
-CODEC = jc.kvcache.cachegen(1)
+CODEC = jc.kvcache.cachegen()
 MODEL = CODEC.fit(KEYS, VALUES)
 CODES = CODEC.quantize(MODEL, KEYS, VALUES)
 MESSAGES = CODEC.encode(MODEL, CODES)
@@ -79,7 +78,7 @@ def test_levels_trade_bytes_for_error():
 
 
 def test_deeper_layers_take_coarser_bins():
-    model = jc.kvcache.cachegen(1, deeper=2.0).fit(KEYS, VALUES)
+    model = jc.kvcache.cachegen(deeper=2.0).fit(KEYS, VALUES)
     finer, coarser = (bin_sizes(model.step) / BINS).mean((0, 2))
     assert 0.9 < finer < 1.1 and 1.8 < coarser < 2.2
 
@@ -115,7 +114,7 @@ def test_a_model_serves_contexts_that_it_was_not_fitted_on():
 @given(
     shape=st.tuples(*(st.integers(1, n) for n in (3, 40, 3, 9))),
     chunk=st.integers(1, 20),
-    level=st.integers(0, 5),
+    level=st.integers(0, 7),
     scale=st.sampled_from([0.0, 1e-30, 1.0, 1e20]),
     seed=st.integers(0, 99),
 )
@@ -148,7 +147,7 @@ def test_what_a_false_message_claims_is_not_believed():
 
     for body, words in (
         (b"\xff\xff" + MESSAGES[2][6:], f"1 to {CHUNK_LIMIT} tokens"),
-        (b"\xff\x0f" + MESSAGES[2][6:20], "1 to 4096 tokens of 128 channels, got 4095 in 20"),
+        (b"\xff\x0f" + MESSAGES[2][6:20], "4095 tokens of 128 channels, got 14 bytes"),
         (b"\x50\x00" + MESSAGES[2][6:], "back at its initial state"),
         (MESSAGES[2][4:6] + b"\x00" * 999, "expected a stream of version"),
     ):
@@ -161,7 +160,7 @@ def test_what_a_false_message_claims_is_not_believed():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: jc.kvcache.cachegen(6), "a level from 0 to 5, got 6"),
+        (lambda: jc.kvcache.cachegen(8), "a level from 0 to 7, got 8"),
         (lambda: jc.kvcache.cachegen(chunk=0), "chunk of 1 to 4096 tokens, got 0"),
         (lambda: jc.kvcache.cachegen(deeper=0.0), "deeper above 0"),
         (lambda: CODEC.fit(KEYS, VALUES[:, 1:]), "of one shape"),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from jaxcomp.kvcache.cachegen_fit import KEYS, fit_layer, query_sizes, scales, units
-from jaxcomp.kvcache.cachegen_model import SCALES, bin_sizes, deviations
+from jaxcomp.kvcache.cachegen_fit import KEYS, fit_layer, query_sizes, units
+from jaxcomp.kvcache.cachegen_model import bin_sizes
 from tests.kvcache.contexts import context
 
 
@@ -40,12 +40,3 @@ def test_keys_are_as_fine_as_queries_are_large():
     np.testing.assert_allclose(found, np.repeat([[1, 2]], 4, 1).repeat(2, 0), rtol=0.1)
     with pytest.raises(jc.UnsupportedInput, match="a multiple of 2, 4. for keys"):
         query_sizes(queries[:, :, :5], np.zeros((2, 9, 2, 4)))
-
-
-def test_the_table_is_that_of_the_deviation():
-    wanted = np.arange(4, SCALES - 4, 4)
-    noise = np.random.default_rng(0).logistic(size=(4000, 1)) * np.sqrt(3) / np.pi
-    left = np.rint(noise * deviations()[wanted]).astype(np.int64)
-    assert abs(scales(left) - wanted).max() <= 1
-    assert scales(np.zeros((5, 1), int)) == 0
-    assert scales(np.full((5, 1), 1 << 20)) == SCALES - 1

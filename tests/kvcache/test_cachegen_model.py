@@ -18,6 +18,7 @@ from jaxcomp.kvcache.cachegen_model import (
     bin_sizes,
     deviations,
     masses,
+    scales,
     tables_of,
 )
 from tests.checks import check_tables
@@ -45,19 +46,28 @@ def test_tables_are_logistic():
     np.testing.assert_allclose(variance, deviations()[middle] ** 2 + 1 / 12, rtol=0.01)
 
 
+def test_the_table_is_that_of_the_deviation():
+    wanted = np.arange(4, SCALES - 4, 4)
+    noise = np.random.default_rng(0).logistic(size=(4000, 1)) * np.sqrt(3) / np.pi
+    left = np.rint(noise * deviations()[wanted]).astype(np.int64)
+    assert abs(scales(left) - wanted).max() <= 1
+    assert scales(np.zeros((5, 1), int)) == 0
+    assert scales(np.full((5, 1), 1 << 20)) == SCALES - 1
+
+
 def test_golden_tables():
     """Integers that files depend on. If this fails, files of other machines cannot be read."""
-    tables, index = tables_of(every_table())
+    tables, index = tables_of(every_table().scale)
     check_tables(tables)
     np.testing.assert_array_equal(index[0, 0], np.arange(SCALES))
-    narrow, _ = tables_of(every_table(20))
+    narrow, _ = tables_of(every_table(20).scale)
     crcs = [zlib.crc32(np.asarray(t.entries).astype("<u4").tobytes()) for t in (tables, narrow)]
     assert crcs == [1275616374, 167886763]
 
 
 def test_a_byte_holds_at_most_what_is_believed():
     for channels in (1, SCALES):
-        tables, _ = tables_of(every_table(channels))
+        tables, _ = tables_of(every_table(channels).scale)
         likeliest = int(np.asarray(tables.frequencies).max())
         assert 8 / (16 - np.log2(likeliest)) < EXPANSION
 
@@ -84,8 +94,9 @@ def test_false_bytes_are_refused():
     data = cachegen_model.to_bytes(model())
     for bad, words in (
         (data[:-9], "expected"),
-        (data + b"\x00", "the end of the model, got 1 more"),
-        (b"\xff" + data[1:], "a Golomb parameter"),
+        (data + b"\x00", "the end of the stream, got 1 more"),
+        (b"\xff" + data[1:], "tables below 52"),
+        (data[:8] + b"\xff" + data[9:], "k below 32"),
         (cachegen_model.to_bytes(model()._replace(weight=model().weight + 8)), "weight from 0 to"),
         (cachegen_model.to_bytes(model()._replace(scale=model().scale - 9)), "scale from 0 to"),
     ):
