@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxcomp.base import Transform, UnsupportedInput
 from jaxcomp.formats import format as grids
@@ -117,16 +117,18 @@ def solve(
         near = rounded(moving, scales, format).reshape(len(w), -1)[:, : w.shape[1]]
         off = near - w
         push = lax.stop_gradient(jnp.matmul(off, h, precision="highest"))
-        # The value of sum(off H off), and its gradient, with one product.
-        each = (2 * push * off - lax.stop_gradient(push * off)).sum(-1)
-        return each.sum(), each if alone else jnp.broadcast_to(each.sum(), len(values))
+        # What has the gradient of sum(off H off), and its value, with one product.
+        each = lax.stop_gradient(push * off).sum(-1)
+        each = each if alone else jnp.broadcast_to(each.sum(), len(values))
+        return (2 * push * off).sum(), each
 
     def kept(moving, errors, best, least):
-        def pick(new, old):
-            better = (errors < least).reshape(-1, *[1] * (new.ndim - 1))
-            return jnp.where(better, new, old)
+        better = lower(errors, least)
 
-        return jax.tree.map(pick, moving, best), jnp.minimum(errors, least)
+        def pick(new, old):
+            return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(pick, moving, best), jnp.where(better, errors, least)
 
     def step(_, state):
         moving, memory, *best = state
@@ -137,6 +139,11 @@ def solve(
     state = (start, optimizer.init(start), start, error(start)[1])
     moving, _, *best = lax.fori_loop(0, steps, step, state)
     return kept(moving, error(moving)[1], *best)[0]
+
+
+def lower(errors: Float[Array, " rows"], least: Float[Array, " rows"]) -> Bool[Array, " rows"]:
+    """Whether squared errors fell. Below 0, or not finite, are sums that overflowed."""
+    return (errors >= 0) & (errors < least)
 
 
 def placed(moving: Moving, scales: Float[Array, "rows groups"], format: Format) -> Any:

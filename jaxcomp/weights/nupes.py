@@ -29,14 +29,16 @@ from jax import lax
 from jaxtyping import Array, Float, Integer
 
 from jaxcomp.base import Transform, UnsupportedInput
-from jaxcomp.formats.format import Format
+from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.grid_choice import choose, chosen
 from jaxcomp.formats.integer import INT4
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.formats.qtensor import read, store
 from jaxcomp.lift.statistics import second_moment
+from jaxcomp.weights.adaquant import lower
 from jaxcomp.weights.gptq import Factor, Record, factor, note
 from jaxcomp.weights.jlcm import BLOCK, Fit, move
+from jaxcomp.weights.options import check_real, check_whole
 from jaxcomp.weights.power import powers
 
 STARTS = ("gptq", "power")
@@ -72,6 +74,9 @@ def nupes(
     """
     if start not in STARTS:
         raise UnsupportedInput(f"expected start among {STARTS}, got {start!r}; choose one of them")
+    check(format)
+    check_whole(0, steps=steps, advice="300 serve")
+    check_real(0, rate=rate, damping=damping, advice="the defaults serve")
     if format.group != -1 or not isinstance(format.scale, str):
         raise UnsupportedInput(
             f"expected a format with a plain scale for each output, got {format}; set group=-1, as "
@@ -136,9 +141,9 @@ def solve(
         return (push * off).sum(), lax.stop_gradient(push * off).sum(1)
 
     def kept(moving, errors, best, least):
-        better = (errors < least)[:, None]
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), moving, best)
-        return best, jnp.minimum(errors, least)
+        better = lower(errors, least)
+        best = jax.tree.map(lambda a, b: jnp.where(better[:, None], a, b), moving, best)
+        return best, jnp.where(better, errors, least)
 
     def step(_, state):
         moving, memory, *best = state

@@ -7,7 +7,7 @@ import jaxcomp as jc
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats import format as grids
 from jaxcomp.weights import adaquant, gptq, rtn
-from jaxcomp.weights.adaquant import Moving, rounded, solve
+from jaxcomp.weights.adaquant import Moving, lower, rounded, solve
 from tests.weights.rounding_cases import compiled, layer
 
 INT3_G32 = jc.formats.INT3_G32
@@ -69,6 +69,11 @@ def test_the_best_of_all_steps_is_kept():
     format = INT3_G32._replace(scale="float32", pad=True)
     best = jax.jit(lambda: solve(w, grouped, scales, None, h, format, 3, 1e3))()
     np.testing.assert_array_equal(best.scales, 0)
+
+
+def test_errors_that_overflowed_are_never_lower():
+    errors = jnp.asarray([-jnp.inf, jnp.nan, jnp.inf, -1.0, 2.0, 0.5])
+    np.testing.assert_array_equal(lower(errors, jnp.ones(6)), [0, 0, 0, 0, 0, 1])
 
 
 def test_one_program_for_weights_of_one_shape():
