@@ -22,15 +22,21 @@ def kl_nats(
     class that does not exist. Computed in float32; differentiable in both, though not through which
     classes are kept.
     """
+    for x in (reference, logits):
+        if not hasattr(x, "dtype") or jnp.issubdtype(x.dtype, jnp.complexfloating):
+            raise UnsupportedInput(
+                f"expected logits, arrays of real numbers, got {getattr(x, 'dtype', type(x))}; of "
+                "other outputs take the logits, or pass another loss"
+            )
     reference, logits = jnp.asarray(reference, jnp.float32), jnp.asarray(logits, jnp.float32)
-    if reference.shape != logits.shape or not reference.ndim:
+    if reference.shape != logits.shape or not reference.ndim or not reference.size:
         raise UnsupportedInput(
             f"expected logits [*rows, classes] of one shape, got {reference.shape} and "
             f"{logits.shape}; compare the same outputs"
         )
-    if top is not None and top < 2:
+    if top is not None and (not isinstance(top, int) or top < 2):
         raise UnsupportedInput(
-            f"expected top >= 2 classes, got {top}; one class has no distribution"
+            f"expected top >= 2 classes, got {top!r}; one class has no distribution"
         )
     if top is not None and top < reference.shape[-1]:
         reference, kept = jax.lax.top_k(reference, top)

@@ -26,11 +26,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from jaxcomp.base import Transform, UnsupportedInput
+from jaxcomp.base import Transform
 from jaxcomp.formats.codebook import tabled
 from jaxcomp.formats.k_means import LIMIT, in_chunks, k_means, nearest
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.lift.statistics import second_moment
+from jaxcomp.weights.options import check_real, check_whole
 
 KEPT = "bfloat16"  # codebooks and scales; float16 has no room for scales of large weights
 DONE = 1e-9  # of the first squared gradient: below it there is only rounding, which would grow
@@ -86,16 +87,13 @@ def aqlm(
     A turn costs `steps` + 2 * books * beam products [out, in, in]. Takes 40 MiB and 6 times what
     the weight takes in float32, whatever the beam.
     """
-    if vector < 1 or books < 1 or not 1 <= bits <= 16:
-        raise UnsupportedInput(
-            f"expected vector >= 1, books >= 1 and 1 to 16 bits, got {vector}, {books} and {bits}; "
-            "vectors of 8 with 2 books of 8 bits take 2 bits a weight"
-        )
-    if beam < 1 or steps < 0 or turns < 0:
-        raise UnsupportedInput(
-            f"expected beam >= 1, steps >= 0 and turns >= 0, got {beam}, {steps} and {turns}; "
-            "beam=1 is the fastest"
-        )
+    usual = "vectors of 8 with 2 books of 8 bits take 2 bits a weight"
+    check_whole(1, vector=vector, books=books, advice=usual)
+    check_whole(1, 16, bits=bits, advice=usual)
+    check_whole(1, beam=beam, advice="1 is the fastest")
+    check_whole(0, steps=steps, turns=turns, advice="10 steps and 20 turns serve")
+    check_real(0, 1, tolerance=tolerance, advice="0.01 serves")
+    check_real(0, damping=damping, advice="0.01 serves")
     options = Options(vector, books, bits, scaled, beam, steps, turns, tolerance)
 
     def compress(w, statistics, axes):

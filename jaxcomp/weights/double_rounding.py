@@ -31,6 +31,7 @@ from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import QTensor
 from jaxcomp.formats.transformed import Transformed
 from jaxcomp.kernels import packing
+from jaxcomp.weights.options import check_whole
 from jaxcomp.weights.rtn import rtn
 
 STORED = 8  # bits of the store
@@ -38,6 +39,7 @@ STORED = 8  # bits of the store
 
 def double_rounding(format: Format = INT8) -> Transform:
     """Data-free. The store: a QTensor of signed integers of 8 bits, for `at_bits` to view."""
+    grids.check(format)
     if not is_store(format):
         raise UnsupportedInput(
             f"expected signed integers of 8 bits with scales of a float dtype, got {format}; pass "
@@ -52,8 +54,7 @@ def at_bits(tree: Any, bits: int, *, refit: bool = True) -> Any:
     Leaves of signed 8-bit integers are viewed, also in another basis (formats/transformed.py);
     all else is as it was. UnsupportedInput where there is nothing to view. Works under jit.
     """
-    if not 2 <= bits <= STORED:
-        raise UnsupportedInput(f"expected 2 to 8 bits, got {bits}; choose among these")
+    check_whole(2, STORED, bits=bits, advice="choose among these")
     seen = []
 
     def each(leaf):

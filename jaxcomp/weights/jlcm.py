@@ -29,12 +29,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from jaxcomp.base import Transform, UnsupportedInput
+from jaxcomp.base import Transform
 from jaxcomp.formats.codebook import MOST_TABLES, codebook
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.lift.statistics import second_moment
 from jaxcomp.weights.gptq import Factor, Record, factor, note
+from jaxcomp.weights.options import check_real, check_whole
 
 QUANTILES = 32  # of an output's values: enough to tell a short tail from a long one
 BINS = 512  # of the values that a first codebook is found for; later steps see the values
@@ -58,11 +59,10 @@ def jlcm(bits: int, *, classes: int = 4, rounds: int = 5, damping: float = 0.01)
     classes  codebooks of a matrix; one needs no byte
     rounds   over tables, scales and codes; each costs about 6 products [out, in, in]
     """
-    if not 1 <= bits <= 8 or not 1 <= classes <= MOST_TABLES:
-        raise UnsupportedInput(
-            f"expected 1 to 8 bits and 1 to {MOST_TABLES} classes, got {bits} and {classes}; 3 or "
-            "4 bits and 4 classes are usual"
-        )
+    check_whole(1, 8, bits=bits, advice="3 or 4 are usual")
+    check_whole(1, MOST_TABLES, classes=classes, advice="4 are usual")
+    check_whole(0, rounds=rounds, advice="5 serve")
+    check_real(0, damping=damping, advice="0.01 serves")
     whole = Format(bits, group=-1)
 
     def compress(w, statistics, axes):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from scipy.stats import entropy
@@ -51,8 +52,16 @@ def test_a_class_that_neither_has_counts_for_nothing():
 
 
 @pytest.mark.parametrize(
-    ("logits", "top", "words"), [(LOGITS[0], None, "one shape"), (LOGITS, 1, "top >= 2")]
+    ("logits", "top", "words"),
+    [
+        (LOGITS[0], None, "one shape"),
+        (LOGITS, 1, "top >= 2"),
+        (LOGITS, 2.5, "top >= 2 classes, got 2.5"),
+        (LOGITS + 1j, None, "real numbers, got complex64"),
+        ({"logits": LOGITS}, None, "arrays of real numbers, got <class 'dict'>; .* another loss"),
+    ],
 )
-def test_what_cannot_be_compared_is_refused(logits, top, words):
+def test_what_cannot_be_compared_is_refused(logits, top, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
     with pytest.raises(jc.UnsupportedInput, match=words):
         jc.measures.kl_nats(REFERENCE, logits, top=top)

@@ -127,7 +127,7 @@ def test_compress_stacks_layers_with_one_program_per_shape():
 
 
 def test_what_makes_no_codebooks_is_refused():
-    with pytest.raises(UnsupportedInput, match="1 to 16 bits, got 8, 2 and 17"):
+    with pytest.raises(UnsupportedInput, match="bits from 1 to 16, .* got 17"):
         aqlm(bits=17)
     with pytest.raises(UnsupportedInput, match="beam >= 1"):
         aqlm(beam=0)

@@ -119,5 +119,5 @@ def test_what_is_no_store_is_refused():
         double_rounding(jc.formats.INT4)
     with pytest.raises(UnsupportedInput, match="none; compress with"):
         at_bits({"w": made(NORMAL, rtn(jc.formats.INT4))}, 3)
-    with pytest.raises(UnsupportedInput, match="2 to 8 bits"):
+    with pytest.raises(UnsupportedInput, match="bits from 2 to 8"):
         at_bits(made(NORMAL, double_rounding()), 1)

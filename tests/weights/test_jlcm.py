@@ -162,9 +162,9 @@ def test_no_output_is_lost_where_weights_or_inputs_are_zero():
 
 
 def test_bad_numbers_are_refused():
-    with pytest.raises(UnsupportedInput, match="1 to 8 bits"):
+    with pytest.raises(UnsupportedInput, match="bits from 1 to 8"):
         jlcm(9)
-    with pytest.raises(UnsupportedInput, match="1 to 256 classes, got 3 and 0"):
+    with pytest.raises(UnsupportedInput, match="classes from 1 to 256, .* got 0"):
         jlcm(3, classes=0)
 
 
