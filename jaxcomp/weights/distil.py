@@ -21,6 +21,7 @@ from jaxcomp.base import UnsupportedInput
 from jaxcomp.lift.lift import lift
 from jaxcomp.measures.kl_nats import kl_nats
 from jaxcomp.tree import join, split
+from jaxcomp.weights.options import check_whole
 from jaxcomp.weights.progress import progress
 
 RATE = 1e-3  # of Adam, falling to zero as a cosine does: what trains small models at few bits
@@ -43,8 +44,9 @@ def distil(
 ) -> Any:
     """parameters, trained; those that were passed stay as they are.
 
-    They move in float32, and are rounded to their own dtype wherever they are used: steps of 1e-3
-    are nothing to a bfloat16.
+    Arrays of floats move in float32, and are rounded to their own dtype wherever they are used:
+    steps of 1e-3 are nothing to a bfloat16. All else (integers, keys, Python numbers, functions)
+    stays: the optimizer sees None in its place, and build, penalty and project what it is.
 
     fn         of params and a batch, in floats; it runs lifted, so build may return packed leaves
     build      parameters -> params of fn
@@ -63,36 +65,41 @@ def distil(
     where the loss was not finite at any step.
     """
     batches = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
-    if not batches or steps < 0:
+    if not batches:
         raise UnsupportedInput(
-            f"expected batches and steps >= 0, got {len(batches)} batches and {steps} steps; pass "
-            "a list of what fn takes behind params"
+            "expected batches, got 0 batches; pass a list of what fn takes behind params"
         )
+    check_whole(0, steps=steps, advice="some hundreds serve")
     optimizer = optimizer or optax.adam(optax.cosine_decay_schedule(RATE, max(1, steps)))
     student = lift(fn)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(parameters, state, worst, arrays, batch):
-        reference, rest = join(arrays, others)
+    def step(moving, state, worst, arrays, batch):
+        reference, rest, still = join(arrays, others)
         aim = fn(reference, *batch)
 
-        def objective(parameters):
-            parameters = jax.tree.map(jnp.astype, parameters, dtypes)
+        def objective(moving):
+            parameters = join(jax.tree.map(jnp.astype, moving, dtypes), still)
             params = build(parameters) if rest is None else build(parameters, rest)
             found = loss(aim, student(params, *batch))
             return found if penalty is None else found + penalty(parameters)
 
-        value, gradient = jax.value_and_grad(objective)(parameters)
-        updates, state = optimizer.update(gradient, state, parameters)
-        parameters = optax.apply_updates(parameters, updates)
-        parameters = parameters if project is None else project(parameters)
-        return parameters, state, jnp.maximum(worst, value), value  # which keeps a NaN
+        value, gradient = jax.value_and_grad(objective)(moving)
+        updates, state = optimizer.update(gradient, state, moving)
+        moving = optax.apply_updates(moving, updates)
+        if project is not None:
+            moving, _ = split(project(join(moving, still)))
+        return moving, state, jnp.maximum(worst, value), value  # which keeps a NaN
 
-    # Functions, as Equinox modules hold them, are no arguments of a program.
-    arrays, others = split((reference, rest), lambda path, x: hasattr(x, "dtype"))
-    dtypes = jax.tree.map(jnp.result_type, parameters)
-    parameters = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), parameters)
-    state = optimizer.init(parameters)
+    moving, still = split(parameters)
+    if not jax.tree.leaves(moving):
+        raise UnsupportedInput(
+            "expected arrays of floats among parameters, got none; there is nothing to train"
+        )
+    arrays, others = arrays_of((reference, rest, still))
+    dtypes = jax.tree.map(jnp.result_type, moving)
+    moving = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), moving)
+    state = optimizer.init(moving)
     worst = value = jnp.float32(-jnp.inf)
     order = np.random.default_rng(seed)
     with progress(steps) as advance:
@@ -100,14 +107,20 @@ def distil(
             if i % len(batches) == 0:
                 turn = order.permutation(len(batches))
             batch = batches[turn[i % len(batches)]]
-            parameters, state, worst, value = step(parameters, state, worst, arrays, batch)
+            moving, state, worst, value = step(moving, state, worst, arrays, batch)
             advance(_Step(i + 1, value))
     if steps and not np.isfinite(worst):
         raise UnsupportedInput(
             f"expected a finite loss at every step, got {float(worst)} at one of {steps}; lower "
             "the learning rate, or look for values in batches that are not finite"
         )
-    return jax.tree.map(jnp.astype, parameters, dtypes)
+    return join(jax.tree.map(jnp.astype, moving, dtypes), still)
+
+
+def arrays_of(tree: Any) -> tuple[Any, Any]:
+    """(arrays, the rest), for `join`: functions, as Equinox modules hold them, and other things of
+    Python are no arguments of a program."""
+    return split(tree, lambda path, x: hasattr(x, "dtype"))
 
 
 class _Step(NamedTuple):

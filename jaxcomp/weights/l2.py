@@ -30,7 +30,7 @@ Shi et al., Lossy and lossless (L^2) post-training model size compression, ICCV 
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,9 +44,10 @@ from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.integer import INT8
 from jaxcomp.formats.layout import from_matrix, to_matrix, unmerge
 from jaxcomp.measures.kl_nats import kl_nats
-from jaxcomp.tree import leaves, map_where
+from jaxcomp.tree import join, leaves, map_where
 from jaxcomp.weights.compress import Axes, compress
-from jaxcomp.weights.distil import distil
+from jaxcomp.weights.distil import arrays_of, distil
+from jaxcomp.weights.options import check_real
 from jaxcomp.weights.rtn import rtn
 
 GRID = INT8._replace(group=None)  # one step for each matrix
@@ -208,19 +209,31 @@ def l2(
     fn, batches, loss, seed  as distil; stats, axes, where  as compress, and no statistic is needed
     bits_per_weight  of jc.io.save_weights for these leaves, codes and tables, within 1 %; what else
                      the tree holds comes on top, as does an index of some hundred bytes
-    steps            of training: for the grids alone, and for grids and weights
+    steps            of training, a pair: for the grids alone, and for grids and weights
 
-    In memory a weight takes a byte: it is the file that is small.
+    In memory a weight takes a byte: it is the file that is small. Raises UnsupportedInput for bits
+    that tables and heads alone exceed, and where the loss was not finite.
     """
     batches = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
-    if not 0 < bits_per_weight <= MOST_BITS or not batches:
+    check_real(0, MOST_BITS, bits_per_weight=bits_per_weight, advice="for more bits use rtn")
+    if not batches:
+        raise UnsupportedInput("expected batches, got none; pass a list of what fn takes")
+    pair = isinstance(steps, Sequence) and len(steps) == 2
+    if not pair or not all(isinstance(n, int) and n >= 0 for n in steps):
         raise UnsupportedInput(
-            f"expected bits_per_weight above 0 and up to {MOST_BITS:g}, and batches, got "
-            f"{bits_per_weight} and {len(batches)} batches; for more bits use rtn"
+            f"expected steps, a pair of whole numbers >= 0, got {steps!r:.60}; pass (300, 300), "
+            "say, for the grids alone and for grids and weights"
         )
     before = dict(leaves(params))
     small = compress(params, rtn(GRID), stats=stats, axes=axes, where=where)
     chosen = {path: leaf for path, leaf in leaves(small) if leaf is not before[path]}
+    least = TABLE * len(chosen) / sum(leaf.size for leaf in chosen.values())
+    if bits_per_weight <= least:
+        raise UnsupportedInput(
+            f"expected bits_per_weight above {least:.3g}, which tables and heads of {len(chosen)} "
+            f"leaves take alone, got {bits_per_weight}; raise it, or leave small weights out with "
+            "where="
+        )
     moving, scales = _begin(before, chosen, float(bits_per_weight))
 
     def build(moving, small):
@@ -238,12 +251,24 @@ def l2(
         # The second term is zero, and its gradient lets the price climb.
         return price * bits + (stop_gradient(state["price"]) - state["price"]) * above
 
-    first_loss = jax.jit(lambda p, m, s, *x: loss(fn(p, *x), fn(build(m, s), *x)))
-    first_loss = first_loss(params, moving, small, *batches[0])
+    arrays, others = arrays_of((params, small))
+
+    @jax.jit
+    def first_loss(arrays, moving, *batch):
+        params, small = join(arrays, others)
+        return loss(fn(params, *batch), fn(build(moving, small), *batch))
+
+    met = batches[: 1 if sum(steps) else None]  # without a step no other check meets them
+    losses = jnp.stack([first_loss(arrays, moving, *batch) for batch in met])
+    if not jnp.isfinite(losses).all():
+        raise UnsupportedInput(
+            f"expected a finite loss at the start, got {float(losses.sum())}; look for values in "
+            "params and batches that are not finite"
+        )
     state = distil(
         fn,
         # Errors fall fourfold with a bit, so at the best price a bit costs about the loss.
-        {"moving": moving, "price": jnp.log(jnp.maximum(first_loss, 1e-30))},
+        {"moving": moving, "price": jnp.log(jnp.maximum(losses[0], 1e-30))},
         lambda state, small: build(state["moving"], small),
         batches,
         reference=params,

@@ -51,8 +51,8 @@ from jaxcomp.lift.observe import observe
 from jaxcomp.lift.symmetry import Symmetry
 from jaxcomp.lift.symmetry import symmetries as symmetries_of
 from jaxcomp.measures.kl_nats import kl_nats
-from jaxcomp.tree import leaves
-from jaxcomp.weights.distil import distil
+from jaxcomp.tree import join, leaves
+from jaxcomp.weights.distil import arrays_of, distil
 from jaxcomp.weights.fold import apply, without_gains
 from jaxcomp.weights.hadamard import SIGNS_KEY, random_signs
 
@@ -152,7 +152,9 @@ def ostquant(
         loss=loss,
         seed=seed,
     )
-    return jax.jit(moved)(parameters, params)
+    arrays, others = arrays_of(params)
+    found_arrays = jax.jit(lambda p, arrays: arrays_of(moved(p, join(arrays, others)))[0])
+    return join(found_arrays(parameters, arrays), others)
 
 
 _H = jax.lax.Precision.HIGHEST

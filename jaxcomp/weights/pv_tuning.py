@@ -37,6 +37,7 @@ from jaxcomp.formats.qtensor import QTensor
 from jaxcomp.lift.lift import lift
 from jaxcomp.measures.kl_nats import kl_nats
 from jaxcomp.tree import is_compressed, join, split
+from jaxcomp.weights.distil import arrays_of
 from jaxcomp.weights.progress import progress
 from jaxcomp.weights.recode import recoded
 
@@ -88,9 +89,16 @@ def pv_tuning(
         optax.scale_by_trust_ratio(),
         optax.scale_by_learning_rate(optax.cosine_decay_schedule(code_rate, max(1, steps))),
     )
-    student = lift(fn)
+    lifted = lift(fn)
+    (small, reference), (mine, theirs) = arrays_of((small, reference))
     floats, _ = split(small)
     dtypes = jax.tree.map(jnp.result_type, floats)
+
+    def student(small, *batch):
+        return lifted(join(small, mine), *batch)
+
+    def teacher(reference, *batch):
+        return fn(join(reference, theirs), *batch)
 
     def whole(state):
         return join(jax.tree.map(jnp.astype, state.floats, dtypes), state.codes)
@@ -105,7 +113,7 @@ def pv_tuning(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state, reference, batch):
-        aim = fn(reference, *batch)
+        aim = teacher(reference, *batch)
 
         def objective(floats, moves):
             return loss(aim, student(_moved(whole(state._replace(floats=floats)), moves), *batch))
@@ -125,7 +133,7 @@ def pv_tuning(
 
     @jax.jit
     def judge(small, reference, batch):
-        return loss(fn(reference, *batch), student(small, *batch))
+        return loss(teacher(reference, *batch), student(small, *batch))
 
     judged = batches[:: -(-len(batches) // JUDGED)]
 
@@ -152,7 +160,7 @@ def pv_tuning(
             f"expected a finite loss at every step, got {float(state.worst)} at one of {steps}; "
             "lower the rates, or look for values in batches that are not finite"
         )
-    return best
+    return join(best, mine)
 
 
 class State(NamedTuple):

@@ -32,9 +32,10 @@ from jaxcomp.formats.transformed import Transformed
 from jaxcomp.lift.call import named
 from jaxcomp.lift.lift import lift
 from jaxcomp.measures.kl_nats import kl_nats
-from jaxcomp.tree import is_compressed, leaves, map_where, path_text
-from jaxcomp.weights.distil import distil
+from jaxcomp.tree import is_compressed, join, leaves, map_where, path_text
+from jaxcomp.weights.distil import arrays_of, distil
 from jaxcomp.weights.double_rounding import STORED, fitted_step, is_store
+from jaxcomp.weights.options import check_real, check_whole
 
 TOP = (1 << STORED - 1) - 1
 RATE = 0.002  # of Adam, in units of TOP. Faster serves 2 bits little more, and 8 bits much less
@@ -133,11 +134,15 @@ def train_widths(
     The result has the bytes of the store: the same formats, other codes and scales.
     """
     batches = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
-    if not bits or not all(2 <= b <= STORED for b in bits) or not batches:
+    some = bits if isinstance(bits, Sequence) and not isinstance(bits, str) else ()
+    if not some or not batches:
         raise UnsupportedInput(
-            f"expected bits from 2 to 8 and batches, got {tuple(bits)} and {len(batches)} batches; "
-            "pass one or more of each"
+            f"expected bits, a tuple of some from 2 to 8, and batches, got {bits!r:.60} and "
+            f"{len(batches)} batches; pass one or more of each, bits=(4,) say"
         )
+    for each in bits:
+        check_whole(2, STORED, bits=each, advice="a view has no others")
+    check_real(0, rate=rate, balance=balance, advice="the defaults serve")
     stores = {path: leaf for path, leaf in leaves(store) if _is_stored(path, leaf)}
     if not stores:
         raise UnsupportedInput(
@@ -147,6 +152,7 @@ def train_widths(
     moving = {path: _begin(leaf) for path, leaf in stores.items()}
     held = {path: leaf.scales for path, leaf in stores.items()}
     rest = map_where(lambda *_: None, store, lambda path, _: path in stores)
+    rest, others = arrays_of(rest)
 
     def run(params, rest, held, drop, share, *batch):
         """What fn gives, and the share of its loss."""
@@ -159,16 +165,20 @@ def train_widths(
                 return x
             return view(params[path], held[path], drop, stores[path])
 
+        rest = join(rest, others)
         whole = jax.tree_util.tree_map_with_path(each, rest, is_leaf=_is_place)
         return fn(whole, *batch), share
 
     drops = [jnp.float32(1 << STORED - b) for b in bits]
 
-    @jax.jit
-    def first_loss(reference, moving, *given):
-        return loss(run(_Floats(reference), *given)[0], lift(run)(moving, *given)[0])
+    arrays, still = arrays_of(reference)
 
-    found = [first_loss(reference, moving, rest, held, drop, 1.0, *batches[0]) for drop in drops]
+    @jax.jit
+    def first_loss(arrays, moving, *given):
+        aim, _ = run(_Floats(join(arrays, still)), *given)
+        return loss(aim, lift(run)(moving, *given)[0])
+
+    found = [first_loss(arrays, moving, rest, held, drop, 1.0, *batches[0]) for drop in drops]
     found = [jnp.maximum(x, 1e-30) for x in found]
     shares = [(x / max(found)) ** -balance for x in found]
     moving = distil(

@@ -78,18 +78,19 @@ def test_penalty_and_projection():
     np.testing.assert_array_equal(found(project=lambda w: w.at[0].set(7))[0], 7)
 
 
-def test_functions_among_params_stay_what_they_are():
-    """As in Equinox modules, whose activations are leaves."""
+def test_what_is_no_float_stays_what_it_is():
+    """As in Equinox modules, whose activations are leaves, and where keys of dropout are."""
     reference = {**REFERENCE, "act": jnp.tanh}
 
     def run(params, x):
         return params["act"](x @ params["a"]) @ params["b"]
 
-    start, others = {"b": REFERENCE["b"] / 2}, {"a": REFERENCE["a"], "act": jnp.tanh}
+    fixed = {"n": jnp.arange(3), "key": jax.random.key(0), "act": jnp.tanh, "rate": 0.5}
+    start, others = {"b": REFERENCE["b"] / 2, **fixed}, {"a": REFERENCE["a"], "act": jnp.tanh}
     found = distil(
         run, start, lambda w, rest: w | rest, BATCHES, reference=reference, rest=others, steps=3
     )
-    assert (found["b"] != start["b"]).any()
+    assert (found["b"] != start["b"]).any() and all(found[k] is x for k, x in fixed.items())
     small = {**SMALL, "act": jnp.tanh, "bias": jnp.zeros(9)}
 
     def biased(params, x):
@@ -109,6 +110,10 @@ def test_what_cannot_be_trained_is_refused():
 
     with pytest.raises(jc.UnsupportedInput, match="0 batches"):
         run([])
+    with pytest.raises(jc.UnsupportedInput, match="steps >= 0, .* got -1"):
+        run(BATCHES, -1)
+    with pytest.raises(jc.UnsupportedInput, match="arrays of floats among parameters, got none"):
+        distil(model, {"n": 3}, lambda w: w, BATCHES, reference=REFERENCE, steps=1)
     with pytest.raises(jc.UnsupportedInput, match="finite loss at every step, got nan"):
         distil(
             lambda w, x: x @ w,

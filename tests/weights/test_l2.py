@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -128,13 +129,14 @@ def test_less_is_lost_than_by_the_same_training_without_the_count(small, monkeyp
 def test_stacks_have_a_step_for_each_matrix_and_any_target_is_met():
     stack = jnp.stack([PARAMS["middle"], 10 * PARAMS["middle"]])
 
-    def both(w, x):
-        return jax.lax.scan(lambda x, w: (x @ w @ w.T, None), x, w)[0]
+    def both(p, x):
+        return p["act"](jax.lax.scan(lambda x, w: (x @ w @ w.T, None), x, p["w"])[0])
 
-    stats = jc.observe(both, stack, [jnp.ones((2, 128))], statistic=None)
+    params = {"w": stack, "act": jnp.tanh}  # as Equinox modules hold functions
+    stats = jc.observe(both, params, [jnp.ones((2, 128))], statistic=None)
     for bits in (1.0, 5.0):
         options = dict(bits_per_weight=bits, stats=stats, steps=(0, 0))
-        leaf = l2(both, stack, [jnp.ones((2, 128))], **options)
+        leaf = l2(both, params, [jnp.ones((2, 128))], **options)["w"]
         assert leaf.format == jc.formats.quantize(PARAMS["middle"], GRID).format
         first, second = np.asarray(leaf.scales, np.float32)
         assert leaf.scales.shape == (2, 1, 1) and abs(second / first - 10) < 0.1
@@ -142,7 +144,21 @@ def test_stacks_have_a_step_for_each_matrix_and_any_target_is_met():
         assert abs(1.012 * entropy(np.asarray(leaf.codes)) + 720 - expected) < 0.005 * expected
 
 
-def test_bad_input_is_named():
-    for bits, batches in ((0, BATCHES), (7, BATCHES), (2, [])):
-        with pytest.raises(jc.UnsupportedInput, match="above 0 and up to 6, and batches"):
-            l2(model, PARAMS, batches, bits_per_weight=bits, axes=-2)
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"bits_per_weight": 7}, "bits_per_weight from 0 to 6, .* got 7"),
+        # 3 tables of 720 bits for 24,576 weights.
+        ({"bits_per_weight": 0.08}, "above 0.0879, which tables and heads of 3 .* got 0.08; raise"),
+        ({"batches": []}, "expected batches, got none"),
+        ({"steps": 10}, "steps, a pair of whole numbers >= 0, got 10"),
+        ({"steps": (10,)}, r"got \(10,\); pass \(300, 300\)"),
+        ({"steps": (10, -1)}, r"got \(10, -1\)"),
+        ({"steps": (0, 0), "batches": [BATCHES[0], jnp.nan * BATCHES[1]]}, "finite .* got nan"),
+    ],
+)
+def test_bad_input_is_named(options, says, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
+    given = {"batches": BATCHES, "bits_per_weight": 2, "axes": -2, **options}
+    with pytest.raises(jc.UnsupportedInput, match=says):
+        l2(model, PARAMS, given.pop("batches"), **given)

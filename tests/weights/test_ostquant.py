@@ -72,7 +72,10 @@ def moved():
     """Params by steps: 0 of them leave the Hadamard rotations that learning starts from."""
     found = symmetries(model, PARAMS, BATCHES[0][:2])
     options = dict(weights=INT4, activations="int4", symmetries=found)
-    return {steps: ostquant(model, PARAMS, BATCHES, steps=steps, **options) for steps in (0, 100)}
+    params = {**PARAMS, "act": jax.nn.silu}  # as Equinox modules hold functions
+    made = {steps: ostquant(model, params, BATCHES, steps=steps, **options) for steps in (0, 100)}
+    assert all(params.pop("act") is jax.nn.silu for params in made.values())
+    return made
 
 
 def lost(params, method=ROUNDED):

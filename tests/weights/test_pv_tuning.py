@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +19,11 @@ SHAPES = {"first": (24, 32), "last": (32, 8)}
 PARAMS = {
     name: jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]), jnp.float32)
     for name, shape in SHAPES.items()
-} | {"bias": jnp.zeros(32)}
+} | {"bias": jnp.zeros(32), "act": jnp.tanh}  # as Equinox modules hold functions
 
 
 def model(p, x):
-    return jnp.tanh(x @ p["first"] + p["bias"]) @ p["last"]
+    return p["act"](x @ p["first"] + p["bias"]) @ p["last"]
 
 
 def squared(aim, found):
@@ -40,7 +41,7 @@ def start():
     return jc.weights.compress(PARAMS, lambda path, _: methods[path], stats=stats)
 
 
-@jax.jit
+@eqx.filter_jit
 def loss_of(small):
     return squared(model(PARAMS, X), jc.lift(model)(small, X))
 

@@ -3,8 +3,10 @@
 import functools
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ SHAPES = {"first": (32, 128), "middle": (128, 128), "last": (128, 32)}
 PARAMS = {
     name: jnp.asarray(RNG.standard_t(5, size=shape) / math.sqrt(shape[0]), jnp.float32)
     for name, shape in SHAPES.items()
-}
+} | {"act": jnp.tanh}  # as Equinox modules hold functions
 STORE = jc.weights.compress(PARAMS, double_rounding(), axes=-2)
 MIX = RNG.normal(size=(32, 32)) * RNG.lognormal(size=32) / 8
 BATCHES = [jnp.asarray(RNG.normal(size=(64, 32)) @ MIX, jnp.float32) for _ in range(16)]
@@ -25,11 +27,11 @@ UNSEEN = jnp.asarray(RNG.normal(size=(1024, 32)) @ MIX, jnp.float32)
 
 
 def model(w, x):
-    x = jnp.tanh(x @ w["first"])
+    x = w["act"](x @ w["first"])
     return 3 * (x + 0.3 * jnp.tanh(x @ w["middle"])) @ w["last"]
 
 
-@jax.jit
+@eqx.filter_jit
 def distance(small):
     return jc.measures.kl_nats(model(PARAMS, UNSEEN), jc.lift(model)(small, UNSEEN))
 
@@ -74,10 +76,18 @@ def test_other_leaves_stay_and_no_step_moves_nothing():
     jax.tree.map(np.testing.assert_array_equal, still, STORE)
 
 
-def test_bad_input_is_named():
-    for options in ({"bits": (1, 8)}, {"bits": ()}, {"batches": []}):
+def test_bad_input_is_named(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
+    for options, says in (
+        ({"bits": ()}, r"a tuple of some from 2 to 8, and batches, got \(\) and 16"),
+        ({"bits": 4}, r"got 4 and 16 batches; .* bits=\(4,\)"),
+        ({"batches": []}, "and 0 batches"),
+        ({"bits": (1, 8)}, "expected bits from 2 to 8, a whole number, got 1"),
+        ({"bits": (4.0,)}, "got 4.0"),
+        ({"balance": float("nan")}, "balance"),
+    ):
         given = {"batches": BATCHES, **options}
-        with pytest.raises(jc.UnsupportedInput, match="2 to 8 and batches"):
+        with pytest.raises(jc.UnsupportedInput, match=says):
             train_widths(model, STORE, given.pop("batches"), reference=PARAMS, **given)
     with pytest.raises(jc.UnsupportedInput, match="none; compress with"):
         train_widths(model, PARAMS, BATCHES, reference=PARAMS)
