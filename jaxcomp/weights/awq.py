@@ -30,6 +30,7 @@ from jaxcomp.formats.integer import INT4_G32
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.formats.qtensor import from_groups
 from jaxcomp.formats.transformed import activation_format, with_activation
+from jaxcomp.lift.call import named
 from jaxcomp.lift.statistics import part, second_moment
 from jaxcomp.weights.basis import as_method, in_basis, needs, output_error
 from jaxcomp.weights.fold import fold
@@ -107,11 +108,12 @@ def awq_folded(
 
     def choose(readers):
         moments = [part(second_moment, r.state) for r in readers]
-        if any(m is None for m in moments):
-            raise UnsupportedInput(
-                "expected second moments of what the weights multiply, got others; pass "
-                "stats=jc.observe(fn, params, batches)"
-            )
+        for r, m in zip(readers, moments, strict=True):
+            if m is None:
+                raise UnsupportedInput(
+                    f"{named(r.path)}: expected second moments of what it multiplies, got others; "
+                    "pass stats=jc.observe(fn, params, batches)"
+                )
         channels = np.unique(np.concatenate([r.channels for r in readers]))
         channels = channels[channels >= 0]
         power = jnp.zeros(channels.max() + 1)
@@ -124,8 +126,11 @@ def awq_folded(
         for r, m in zip(readers, moments, strict=True):
             own = jnp.where(r.channels >= 0, wide[:, np.maximum(r.channels, 0)], 1)
             some = r.matrix[:: -(-r.matrix.shape[0] // OUTPUTS)]
-            leaves = (in_basis(some, method, m, input_scale=scale) for scale in own)
-            errors += jnp.stack([_error(leaf, some, m["moment"]) for leaf in leaves])
+            try:
+                leaves = (in_basis(some, method, m, input_scale=scale) for scale in own)
+                errors += jnp.stack([_error(leaf, some, m["moment"]) for leaf in leaves])
+            except UnsupportedInput as error:
+                raise UnsupportedInput(f"{named(r.path)}: {error}") from error
         return channels, scales[jnp.argmin(errors)]
 
     return fold(fn, params, batch, stats, choose)

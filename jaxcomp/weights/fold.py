@@ -26,12 +26,17 @@ from jaxcomp.lift.statistics import part, second_moment
 from jaxcomp.lift.symmetry import Member, Symmetry, symmetries
 from jaxcomp.tree import leaves, map_where
 
+# R^T R of a rotation in float32 is off the identity by 1e-6 to 1e-5; where it is rounded to
+# bfloat16 by 4e-3, which outputs would show.
+ORTHOGONAL = 1e-3
+
 
 def apply(params: Any, symmetry: Symmetry, factor: ArrayLike) -> Any:
     """params with f32[size] scales, all positive, or an orthogonal f32[size, size] folded in.
 
     Rotations behind a norm's gain need params of `without_gains`. UnsupportedInput for a factor of
-    another shape, scales that are not positive and a gain that is not ones, where values are known.
+    another shape, and, where values are known, scales that are not positive and finite, a matrix
+    that is not orthogonal and a gain that is not ones.
     """
     factor = jnp.asarray(factor, jnp.float32)
     _check(symmetry, factor)
@@ -117,11 +122,13 @@ def input_channels(member: Member, seen: Observation) -> np.ndarray | None:
 class Reader(NamedTuple):
     """One matrix that reads channels: of a stack, one of its layers.
 
+    path      of the weight
     matrix    [out, in]
     channels  i32[in], -1 for inputs that are no channel
     state     the statistic of its inputs
     """
 
+    path: str
     matrix: jax.Array
     channels: np.ndarray
     state: Any
@@ -185,7 +192,8 @@ def _together(symmetry: Symmetry, params: Any, stats: Mapping[str, Any]) -> Iter
         )
         for at in np.ndindex(channels.shape[:-1]):
             own = set(channels[at][channels[at] >= 0].tolist())
-            reader = Reader(w[at], channels[at], jax.tree.map(lambda x, at=at: x[at], seen.state))
+            state = jax.tree.map(lambda x, at=at: x[at], seen.state)
+            reader = Reader(member.path, w[at], channels[at], state)
             near = [g for g in groups if g[0] & own]
             groups = [g for g in groups if not g[0] & own]
             if own:
@@ -202,10 +210,21 @@ def _check(symmetry: Symmetry, factor: jax.Array) -> None:
             f"expected a factor of shape {expected} for {n} channels of kind {symmetry.kind}, got "
             f"{factor.shape}; pass one number for each channel, or a matrix to rotate them"
         )
-    known = not isinstance(factor, jax.core.Tracer)
-    if known and symmetry.kind == "scale" and not (np.asarray(factor) > 0).all():
+    if isinstance(factor, jax.core.Tracer):
+        return
+    f = np.asarray(factor)
+    good = (f > 0) & np.isfinite(f) if symmetry.kind == "scale" else np.isfinite(f)
+    if not good.all():
+        expected = {"scale": "positive finite scales", "orthogonal": "a matrix of finite numbers"}
         raise UnsupportedInput(
-            "expected positive scales, got others; ReLU and its like only let these through"
+            f"expected {expected[symmetry.kind]}, got {f[~good][0]} among others; exponentials of "
+            "free numbers are such scales, and Q of a QR decomposition is such a matrix"
+        )
+    off = 0.0 if symmetry.kind == "scale" else float(np.abs(f.T @ f - np.eye(n)).max())
+    if off > ORTHOGONAL:
+        raise UnsupportedInput(
+            f"expected an orthogonal matrix R, got one whose R^T R is {off:.2g} off the identity; "
+            "take Q of its QR decomposition, in float32"
         )
 
 

@@ -22,6 +22,7 @@ from jaxcomp.formats.format import Format
 from jaxcomp.formats.integer import INT8
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.formats.transformed import activation_format, with_activation
+from jaxcomp.lift.call import named
 from jaxcomp.lift.statistics import max_magnitude, part
 from jaxcomp.weights.basis import as_method, in_basis, needs
 from jaxcomp.weights.fold import fold
@@ -87,8 +88,8 @@ def smoothquant_folded(
             state = part(max_magnitude, r.state)
             if state is None:
                 raise UnsupportedInput(
-                    "expected the largest |x| of what the weights multiply, got others; pass stats="
-                    "jc.observe(fn, params, batches, statistic=jc.weights.max_magnitude)"
+                    f"{named(r.path)}: expected the largest |x| of what it multiplies, got others; "
+                    "pass stats=jc.observe(fn, params, batches, statistic=jc.weights.max_magnitude)"
                 )
             weights = jnp.abs(r.matrix.astype(jnp.float32)).max(0)
             both = jnp.where(r.channels >= 0, jnp.stack([state["max"], weights]), 0)

@@ -81,8 +81,11 @@ def test_folded_scales_are_as_good_and_take_no_byte():
 def test_folding_needs_second_moments_and_a_grid():
     params, x = folded_case.case()
     largest = jc.observe(folded_case.network, params, [x], statistic=jc.weights.max_magnitude)
-    with pytest.raises(UnsupportedInput, match="second moments"):
+    with pytest.raises(UnsupportedInput, match="^(up|side|down): expected second moments"):
         awq_folded(folded_case.network, params, x[:2], stats=largest)
+    odd = jc.formats.INT4._replace(group=24)
+    with pytest.raises(UnsupportedInput, match="^(up|side|down): group=24 must divide"):
+        awq_folded(folded_case.network, params, x[:2], stats=folded_case.stats(), method=odd)
     with pytest.raises(UnsupportedInput, match="grid"):
         awq_folded(folded_case.network, params, x[:2], stats=largest, grid=0)
     for none in (None, {}, jc.observe(folded_case.network, params, [x[:2]], statistic=None)):

@@ -91,8 +91,18 @@ def test_what_does_not_fit_is_named(case):
     stream = next(s for s in found if s.kind == "orthogonal" and s.readers[0].gain)
     with pytest.raises(UnsupportedInput, match="channels of kind scale"):
         fold.apply(params, scale, np.ones(3))
-    with pytest.raises(UnsupportedInput, match="positive"):
-        fold.apply(params, scale, -np.ones(scale.size))
+    for wrong, says in ((-1.0, "-1.0"), (np.inf, "inf"), (np.nan, "nan")):
+        factor = np.ones(scale.size)
+        factor[1] = wrong
+        with pytest.raises(UnsupportedInput, match=f"positive finite scales, got {says} among"):
+            fold.apply(params, scale, factor)
+    for wrong, says in ((np.inf, "finite numbers, got inf"), (1.5, "R is 1.2 off the identity")):
+        turn = np.eye(stream.size)
+        turn[1, 1] = wrong
+        with pytest.raises(UnsupportedInput, match=f"{says}.* take Q|{says}.* QR"):
+            fold.apply(params, stream, turn)
+    with pytest.raises(UnsupportedInput, match=r"shape \(8, 8\) for 8 .* got \(8, 7\); pass"):
+        fold.apply(params, stream, np.eye(8, 7))
     with pytest.raises(UnsupportedInput, match="without_gains"):
         fold.apply(params, stream, np.eye(stream.size))
     with pytest.raises(UnsupportedInput, match="layers"):
