@@ -35,6 +35,7 @@ def bias_tuning(
     steps: int = 300,
     where: Callable[[str, Any], bool] | None = None,
     rate: float = RATE,
+    optimizer: optax.GradientTransformation | None = None,
     **options: Any,
 ) -> Any:
     """small, with other values in its biases and gains; its compressed leaves are the same objects.
@@ -43,10 +44,16 @@ def bias_tuning(
     where      (path, array) -> bool, asked for every float array that is not compressed; by default
                those of one axis. Gains that are stacked over layers have two: name them
     rate       of Adam at first; it falls to zero as a cosine does
-    fn, batches, steps and options (loss, seed, ...) as distil
+    optimizer  in place of Adam
+    fn, batches, steps and options (loss, penalty, project, seed) as distil, of what moves
 
-    Raises UnsupportedInput where nothing is selected.
+    Raises UnsupportedInput where nothing is selected, and for other options.
     """
+    if odd := set(options) - {"loss", "penalty", "project", "seed"}:
+        raise UnsupportedInput(
+            f"expected loss, penalty, project and seed as options, got {', '.join(sorted(odd))}; "
+            "call jc.weights.distil for what is built otherwise"
+        )
     select = where or (lambda path, x: x.ndim == 1)
     dense = {path: x for path, x in leaves(small) if _is_dense_float(x)}
     chosen = {path for path, x in dense.items() if select(path, x)}
@@ -72,7 +79,7 @@ def bias_tuning(
         reference=reference,
         rest=rest,
         steps=steps,
-        optimizer=optax.adam(optax.cosine_decay_schedule(rate, max(1, steps))),
+        optimizer=optimizer or optax.adam(optax.cosine_decay_schedule(rate, max(1, steps))),
         **options,
     )
     return join(moved, rest)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxcomp as jc
@@ -57,5 +58,9 @@ def test_what_moves_is_chosen_and_no_step_moves_nothing():
     found = tuned(where=lambda path, x: path == "scale", steps=2)
     assert found["scale"] != SMALL["scale"] and found["bias"] is SMALL["bias"]
     jax.tree.map(np.testing.assert_array_equal, tuned(steps=0), SMALL)
+    still = tuned(optimizer=optax.sgd(0.0), steps=1)
+    jax.tree.map(np.testing.assert_array_equal, still, SMALL)
+    with pytest.raises(jc.UnsupportedInput, match="project and seed as options, got rest; call"):
+        tuned(rest={}, steps=1)
     with pytest.raises(jc.UnsupportedInput, match=r"none selected; there are bias \(64,\)"):
         tuned(where=lambda path, x: x.ndim == 3)
