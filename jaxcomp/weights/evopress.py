@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.leaf import dense
+from jaxcomp.tree import is_compressed, map_where
 from jaxcomp.weights.allocate import allocate
 from jaxcomp.weights.choices import Choices, Plan, assemble, budget_of, plan_of
 
@@ -136,7 +137,7 @@ class _Judge:
         if plan not in known:
             small = assemble(self.params, self.table, self.levels.names(plan))
             if self.as_dense:
-                small = jax.tree.map(_unpacked, small, is_leaf=lambda x: hasattr(x, "dense"))
+                small = map_where(lambda _, leaf: _dense(leaf), small, _is_packed)
             value = float(self.functions[stage](small))
             known[plan] = np.inf if np.isnan(value) else value
             self.seen.add(plan)
@@ -144,8 +145,8 @@ class _Judge:
         return known[plan]
 
 
-def _unpacked(leaf):
-    return _dense(leaf) if hasattr(leaf, "dense") else leaf
+def _is_packed(path, leaf):
+    return is_compressed(leaf)
 
 
 _dense = jax.jit(dense)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxcomp as jc
 from jaxcomp.formats import INT2_G32, INT4_G32, INT8
@@ -131,3 +132,15 @@ def test_one_plan_only_and_bad_input(table):
         evopress(make_params(), table, [(fitness, 4)], least)
     with pytest.raises(jc.UnsupportedInput, match="a start within"):
         evopress(make_params(), table, fitness, least, start=plan_of(table, "int8"))
+
+
+def test_variables_of_flax_are_dense_too():
+    params = nnx.State({"w": nnx.Param(make_params()["left0"])})
+    versions, seen = choices(params, {"int4": METHODS["int4"]}, axes=-2), []
+
+    def fitness(params):
+        seen.append(params["w"].get_value())
+        return 0.0
+
+    evopress(params, versions, fitness, bits_per_weight=8, generations=0)
+    assert [type(w) for w in seen] == [type(X)]
