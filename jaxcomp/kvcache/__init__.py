@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxcomp.kvcache.scores import snapkv as snapkv
     from jaxcomp.kvcache.state import nbytes as nbytes
     from jaxcomp.kvcache.state import take as take
+    from jaxcomp.kvcache.zipcache import zipcache as zipcache
 
 load_on_use(
     __name__,
@@ -42,5 +43,6 @@ load_on_use(
             *("expected_attention", "h2o", "knorm", "normalised_attention", "recent", "snapkv"),
         ),
         "state": ("nbytes", "take"),
+        "zipcache": ("zipcache",),
     },
 )

@@ -21,6 +21,7 @@ from jaxcomp.kvcache import blockwise
 from jaxcomp.kvcache.blockwise import NOWHERE, Segment
 from jaxcomp.kvcache.inputs import check_counts, check_init, check_queries, check_tokens
 from jaxcomp.kvcache.packed_attention import by_kernel
+from jaxcomp.kvcache.scores import Score, Seen, by_head
 
 Encode = Callable[[jax.Array], Any]
 
@@ -29,7 +30,7 @@ class Chunked(NamedTuple):
     """keys and values: leaves or arrays f[batch, heads, chunks, group, size], floats of 16 bits as
     u16; the window and sinks f[batch, heads, tokens, size]; length i32[batch] of tokens so far, of
     which those from `start` on were appended last; overflow bool[batch]: whether some found no
-    room, and are lost."""
+    room, and are lost; scores: of the tokens in the window, and of heads, where they are kept."""
 
     keys: Any
     values: Any
@@ -40,6 +41,7 @@ class Chunked(NamedTuple):
     length: jax.Array
     start: jax.Array
     overflow: jax.Array
+    scores: Any = ()
 
 
 def chunked(
@@ -52,12 +54,15 @@ def chunked(
     sinks: int = 0,
     decode_keys: Callable[[Any], jax.Array] = dense,
     decode_values: Callable[[Any], jax.Array] = dense,
+    score: Score | None = None,
     name: str,
 ) -> KVCache:
     """A cache of the last kind of tokens in the drawing.
 
     encode  f[batch, heads, chunks, group, size] -> a leaf or array that stands for it, or any
             pytree of arrays and leaves that `decode` takes back
+    score   of tokens while they wait: encode gets it, too, f32[batch, heads, chunks, group], as of
+            the append that fills the chunk; attention is then among the tokens that wait
     slots   tokens that there is room for, in sinks, chunks and window together
     """
     check_counts(slots=slots, group=group)
@@ -69,12 +74,12 @@ def chunked(
         check_init(batch, heads, size, slots, dtype)
 
         def room(encode):
-            one = jax.eval_shape(lambda x: jax.tree.map(as_bits, encode(x)), like)
+            one = jax.eval_shape(lambda *x: jax.tree.map(as_bits, encode(*x)), *like)
             return jax.tree.map(
                 lambda x: jnp.zeros((batch, heads, chunks, *x.shape[3:]), x.dtype), one
             )
 
-        like = jax.ShapeDtypeStruct((batch, heads, 1, group, size), dtype)
+        like = _chunk(batch, heads, size, dtype)
 
         def kept(tokens):
             return jnp.zeros((batch, heads, tokens, size), dtype)
@@ -85,12 +90,14 @@ def chunked(
             room(encode_values),
             *(kept(waiting), kept(waiting), kept(sinks), kept(sinks)),
             *(count, count, jnp.zeros(batch, bool)),
+            () if score is None else score.init(batch, heads, waiting, size),
         )
 
     def append(state, k, v, *, queries=None, lengths=None):
         batch, heads, _, size = state.window_keys.shape
         dtype = state.window_keys.dtype
         lengths = check_tokens(k, v, lengths, batch, heads, size, dtype, slots)
+        asked = None if score is None else by_head(queries, score, k)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [b, h, n, d]
         end = state.length + lengths
         before, after = _flushed(state.length), _flushed(end)
@@ -105,20 +112,31 @@ def chunked(
         target = pending[:, None] + index - shift[:, None]
         target = jnp.where(there & (places >= sinks), target, room)
         if waiting:
-            more = [(0, 0), (0, 0), (0, k.shape[2]), (0, 0)]
-            old = [jnp.pad(x, more) for x in (state.window_keys, state.window_values)]
+            old = [_longer(x, k.shape[2]) for x in (state.window_keys, state.window_values)]
         else:
             old = [jnp.zeros_like(k), jnp.zeros_like(v)]
         buffers = [written(x, new, target) for x, new in zip(old, (k, v), strict=True)]
         count = -(-room // group) if not waiting else (k.shape[2] + group - 1) // group
+
+        scores = state.scores
+        if score is not None:
+            at = jnp.where(there, places, NOWHERE)
+            held = (sinks + before * group)[:, None] + jnp.arange(room)
+            held = jnp.where(held < end[:, None], held, NOWHERE)[:, None]
+            held = jnp.broadcast_to(held, buffers[0].shape[:3])
+            seen = Seen(*buffers, held, asked, at)
+            tokens, common = scores
+            tokens = jax.tree.map(lambda x: _longer(x, k.shape[2]), tokens)
+            scores = tokens, common = score.update(tokens, common, seen)
+            buffers.append(score.value(tokens, common, seen))
 
         chunk = jnp.arange(count)
         at = jnp.where(chunk < (after - before)[:, None], before[:, None] + chunk, chunks)
 
         def encoded(buffers):
             whole = (x[:, :, : count * group] for x in buffers)
-            whole = [x.reshape(batch, heads, count, group, size) for x in whole]
-            return jax.tree.map(as_bits, (encode_keys(whole[0]), encode_values(whole[1])))
+            k, v, *more = (x.reshape(batch, heads, count, group, *x.shape[3:]) for x in whole)
+            return jax.tree.map(as_bits, (encode_keys(k, *more), encode_values(v, *more)))
 
         def nothing(buffers):
             like = jax.eval_shape(encoded, buffers)
@@ -134,27 +152,29 @@ def chunked(
                 new = encoded(buffers)
             keys, values = jax.tree.map(lambda old, x: written(old, x, at), (keys, values), new)
         here = (after - before)[:, None] * group + jnp.arange(waiting)
-        kept = [
-            jnp.take_along_axis(x, here[:, None, :, None], 2, mode="fill", fill_value=0)
-            for x in buffers
-        ]
+
+        def waits(x):
+            index = here[:, None].reshape(batch, 1, waiting, *[1] * (x.ndim - 3))
+            return jnp.take_along_axis(x, index, 2, mode="fill", fill_value=0)
+
         return Chunked(
             keys,
             values,
-            *kept,
+            *map(waits, buffers[:2]),
             written(state.sink_keys, k, sink),
             written(state.sink_values, v, sink),
             end,
             state.length,
             state.overflow | (end > slots),
+            (jax.tree.map(waits, scores[0]), scores[1]) if score is not None else (),
         )
 
     def attend(state, q, *, rope=None, fresh=None):
         batch, heads, _, size = state.window_keys.shape
         check_queries(q, batch, heads, size)
         flushed = _flushed(state.length)
-        one = jax.ShapeDtypeStruct((batch, heads, 1, group, size), state.window_keys.dtype)
-        kinds = [jax.eval_shape(encode, one) for encode in (encode_keys, encode_values)]
+        one = _chunk(batch, heads, size, state.window_keys.dtype)
+        kinds = [jax.eval_shape(encode, *one) for encode in (encode_keys, encode_values)]
 
         def packed(start, count):
             parts = [
@@ -192,6 +212,11 @@ def chunked(
         dtype = state.window_keys.dtype
         return blockwise.answer(state, q, segments, heads, rope, fresh, dtype), state
 
+    def _chunk(batch, heads, size, dtype):
+        """What encoders are given, as shapes."""
+        x = jax.ShapeDtypeStruct((batch, heads, 1, group, size), dtype)
+        return (x,) if score is None else (x, jax.ShapeDtypeStruct(x.shape[:4], jnp.float32))
+
     def _flushed(length):
         """Chunks that are full and out of the window, of sequences of this length."""
         return jnp.clip((length - sinks - window) // group, 0, chunks)
@@ -203,6 +228,11 @@ def compiled(cache: KVCache) -> KVCache:
     """Each call outside of a program is one: many small ones take long to compile."""
     attend = jax.jit(cache.attend, static_argnames="rope")
     return cache._replace(append=jax.jit(cache.append), attend=attend)
+
+
+def _longer(x: jax.Array, more: int) -> jax.Array:
+    """[batch, heads, n, ...] with zeros behind, n + more."""
+    return jnp.pad(x, [(0, more if axis == 2 else 0) for axis in range(x.ndim)])
 
 
 def as_bits(x: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ from jaxcomp.kvcache import blockwise
 from jaxcomp.kvcache.blockwise import NOWHERE, Segment
 from jaxcomp.kvcache.chunked import compiled
 from jaxcomp.kvcache.inputs import check_init, check_queries, check_tokens
-from jaxcomp.kvcache.scores import Score, Seen
+from jaxcomp.kvcache.scores import Score, Seen, by_head
 
 
 class Kept(NamedTuple):
@@ -75,12 +75,7 @@ def evict(
     def append(state, k, v, *, queries=None, lengths=None):
         batch, heads, _ = state.positions.shape
         lengths = check_tokens(k, v, lengths, batch, heads, state.keys.shape[-1], state.keys.dtype)
-        if score.needs_queries and queries is None:
-            raise UnsupportedInput(
-                f"expected queries, which {score.name} scores tokens by, got None; pass queries=q"
-            )
-        if queries is not None:
-            check_queries(queries, batch, heads, k.shape[-1], k.shape[1])
+        asked = by_head(queries, score, k)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         count = k.shape[2]
         index = jnp.arange(count)
@@ -90,7 +85,7 @@ def evict(
             jnp.concatenate([dense(state.keys), k], 2),
             jnp.concatenate([dense(state.values), v], 2),
             jnp.concatenate([state.positions, new], 2),
-            None if queries is None else _by_head(queries, heads),
+            asked,
             at,
         )
         end = state.length + lengths
@@ -135,13 +130,6 @@ def evict(
 
     name = f"evict by {score.name}"
     return compiled(KVCache(init, append, attend, name))
-
-
-def _by_head(q: jax.Array, heads: int) -> jax.Array:
-    """[batch, tokens, query heads, size] -> f32[batch, heads, shared by, tokens, size]."""
-    batch, tokens, _, size = q.shape
-    split = q.astype(jnp.float32).reshape(batch, tokens, heads, -1, size)
-    return split.transpose(0, 2, 3, 1, 4)
 
 
 def _places(value: jax.Array, positions: jax.Array, budget: int) -> jax.Array:

@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.kvcache.blockwise import NOWHERE
+from jaxcomp.kvcache.inputs import check_queries
 
 QUERIES = 128  # whose attention is held at once: a prompt's goes by in blocks
 SEEN_LITTLE = 1e-6  # added to counts that may be zero
@@ -59,6 +60,21 @@ class Score(NamedTuple):
     value: Callable[..., jax.Array]
     needs_queries: bool
     name: str
+
+
+def by_head(queries: jax.Array | None, score: Score, k: jax.Array) -> jax.Array | None:
+    """f32[batch, heads, shared by, tokens, size], of queries of the tokens of k [batch, tokens,
+    heads, size]. UnsupportedInput where a score needs them and there are none."""
+    batch, tokens, heads, size = k.shape
+    if queries is None:
+        if score.needs_queries:
+            raise UnsupportedInput(
+                f"expected queries, which {score.name} scores tokens by, got None; pass queries=q"
+            )
+        return None
+    check_queries(queries, batch, heads, size, tokens)
+    split = queries.astype(jnp.float32).reshape(batch, tokens, heads, -1, size)
+    return split.transpose(0, 2, 3, 1, 4)
 
 
 def _stateless(value: Callable[[Seen], jax.Array], name: str) -> Score:
