@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxcomp.kvcache.scores import normalised_attention as normalised_attention
     from jaxcomp.kvcache.scores import recent as recent
     from jaxcomp.kvcache.scores import snapkv as snapkv
+    from jaxcomp.kvcache.staircase import staircase as staircase
     from jaxcomp.kvcache.state import nbytes as nbytes
     from jaxcomp.kvcache.state import take as take
     from jaxcomp.kvcache.zipcache import zipcache as zipcache
@@ -42,6 +43,7 @@ load_on_use(
         "scores": (
             *("expected_attention", "h2o", "knorm", "normalised_attention", "recent", "snapkv"),
         ),
+        "staircase": ("staircase",),
         "state": ("nbytes", "take"),
         "zipcache": ("zipcache",),
     },
