@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jaxcomp.kvcache.scores import normalised_attention as normalised_attention
     from jaxcomp.kvcache.scores import recent as recent
     from jaxcomp.kvcache.scores import snapkv as snapkv
+    from jaxcomp.kvcache.smooth_attention import fold_smoothing as fold_smoothing
+    from jaxcomp.kvcache.smooth_attention import smooth_attention as smooth_attention
     from jaxcomp.kvcache.staircase import staircase as staircase
     from jaxcomp.kvcache.state import nbytes as nbytes
     from jaxcomp.kvcache.state import take as take
@@ -43,6 +45,7 @@ load_on_use(
         "scores": (
             *("expected_attention", "h2o", "knorm", "normalised_attention", "recent", "snapkv"),
         ),
+        "smooth_attention": ("fold_smoothing", "smooth_attention"),
         "staircase": ("staircase",),
         "state": ("nbytes", "take"),
         "zipcache": ("zipcache",),
