@@ -34,6 +34,8 @@ class Segment(NamedTuple):
     filled             i32[], units behind this hold nothing
     kernel             None, or (q [batch, heads, shared, tokens, size], at, state, walk, scale) ->
                        what walk(state), over the blocks, comes to, or that itself
+    bias               None, or (start, count) -> f32[batch, heads, tokens], added to their scores;
+                       not together with a kernel
     """
 
     read: Callable[[Any, int], tuple[jax.Array, jax.Array, jax.Array]]
@@ -41,6 +43,7 @@ class Segment(NamedTuple):
     unit: int
     filled: Any
     kernel: Callable[..., Any] | None = None
+    bias: Callable[[Any, int], jax.Array] | None = None
 
 
 def attend(
@@ -73,6 +76,8 @@ def attend(
         keys, values, positions = segment.read(start, count)
         keys = keys if rope is None else rope(keys, positions)
         scores = jnp.einsum("bhgnd,bhtd->bhgnt", q32, keys.astype(jnp.float32))
+        if segment.bias is not None:
+            scores = scores + segment.bias(start, count)[:, :, None, None]
         seen = (positions[:, :, None] <= at[:, None, :, None]) & (positions > NOWHERE)[:, :, None]
         seen = seen[:, :, None]
         scores = jnp.where(seen, scores, -jnp.inf)

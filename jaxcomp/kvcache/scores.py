@@ -8,6 +8,9 @@
                           who came first (He et al., ZipCache, 2024, section 4.2, equation 8)
     snapkv                attention from about the last `window` queries, the largest in a
                           neighbourhood of positions (Li et al., SnapKV, 2024, section 4)
+    global_local          normalised_attention and attention from about the last `window` queries,
+                          each divided by its mean over tokens, and added (Li et al., EMS, 2024,
+                          section 3.2)
     expected_attention    what a normal query with the mean and covariance of past ones would give,
                           times the norm of the value (Devoto et al., Expected Attention, 2025)
 
@@ -39,6 +42,7 @@ class Seen(NamedTuple):
     positions     i32[batch, heads, tokens], NOWHERE for none
     queries       f32[batch, heads, shared by, new, size], or None
     at            i32[batch, new]: positions of the new tokens, and of their queries
+    bias          f32[batch, heads, tokens] that attention adds to their scores, or None
     """
 
     keys: jax.Array
@@ -46,6 +50,7 @@ class Seen(NamedTuple):
     positions: jax.Array
     queries: jax.Array | None
     at: jax.Array
+    bias: jax.Array | None = None
 
 
 class Score(NamedTuple):
@@ -141,6 +146,28 @@ def snapkv(*, window: int = 32, pool: int = 5) -> Score:
     return Score(init, update, value, True, "snapkv")
 
 
+def global_local(*, window: int = 32) -> Score:
+    of_all, of_last = normalised_attention(), snapkv(window=window, pool=1)
+
+    def init(*shape):
+        return tuple(score.init(*shape)[0] for score in (of_all, of_last)), ()
+
+    def update(tokens, common, seen):
+        scores = zip((of_all, of_last), tokens, strict=True)
+        return tuple(score.update(each, (), seen)[0] for score, each in scores), common
+
+    def value(tokens, common, seen):
+        there = seen.positions > NOWHERE
+        count = jnp.maximum(there.sum(-1, keepdims=True), 1)
+        total = 0
+        for score, each in zip((of_all, of_last), tokens, strict=True):
+            mass = jnp.where(there, score.value(each, (), seen), 0)
+            total += mass / (mass.sum(-1, keepdims=True) / count + SEEN_LITTLE)
+        return total
+
+    return Score(init, update, value, True, "global local")
+
+
 def expected_attention() -> Score:
     def init(batch, heads, slots, size):
         sums = (batch, heads), (batch, heads, size), (batch, heads, size, size)
@@ -199,6 +226,8 @@ def attention_mass(
         now = lax.dynamic_slice_in_dim(q, i * block, block, 3)
         here = lax.dynamic_slice_in_dim(at, i * block, block, 1)[:, None, None, :, None]
         scores = jnp.einsum("bhgnd,bhtd->bhgnt", now, k) / size**0.5
+        if seen.bias is not None:
+            scores = scores + seen.bias[:, :, None, None]
         place = seen.positions[:, :, None, None]
         scores = jnp.where((place <= here) & (place > NOWHERE), scores, -jnp.inf)
         base = jnp.maximum(scores.max(-1, keepdims=True), -1e30)
