@@ -15,6 +15,11 @@ d^2 / 12 and loses 2 ln 2 d^2 / 12 = 0.116 d^2 for a bit less. So one number cho
 the same in all weights, gives each the bits that serve the sum of errors best (reverse
 water-filling); a step, in units of the weight's root mean square, gives each the same ratio of
 signal to noise.
+
+With output=True choose the step. One slope takes a squared error to cost the same in the output of
+every layer, which it does not. Measured on a language model of 260 K weights in files of one size,
+KL by a slope and by a step: 0.033 and 0.019 at 5.2 bits a weight, 0.12 and 0.050 at 4.5, 0.83 and
+0.23 at 3.6.
 """
 
 import functools
@@ -54,7 +59,8 @@ def entropy_constrained(
     format  symmetric integers with one scale per weight or per output; as many levels as the weight
             spans in steps, or the step grows until it does
     step    of the grid, in root mean squares of the weight: 1.5 gives about 1.3 bits, 0.5 about 3
-    slope   what a bit must save of the loss to be spent; one of both. The step follows
+    slope   what a bit must save of the loss to be spent; one of both. The step follows. With output
+            a step serves much better, see above
     output  the loss is the squared error of the outputs, averaged over vectors (needs the second
             moment), not that of the weight
     """
