@@ -161,7 +161,7 @@ def _upper(x):
 
 
 def to_bytes(model: Model) -> bytes:
-    """The bytes of a model: 7 to 20 bits a channel."""
+    """The bytes of a model: 8 to 17 bits a channel."""
     planes = np.stack(model).astype(np.int64).reshape(PLANES, *model.step.shape[1:])
     middle = np.sort(planes, 2)[:, :, planes.shape[2] // 2]
     left = (planes - middle[:, :, None]).reshape(PLANES, -1).astype(np.int32)
