@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.kernels.dispatch import align
 from jaxcomp.kvcache.inputs import check_fresh
 
 BLOCK = 512  # tokens that are dense at once: 8 heads of 128 are 2 MB in float32, which caches hold
@@ -70,6 +71,7 @@ def attend(
     q32 = shared.astype(jnp.float32) * scale
     shape = q32.shape[:-1]
     state = (jnp.full(shape, -jnp.inf), jnp.zeros(shape), jnp.zeros_like(q32))
+    state = align(*state, q32, at)[:3]  # a loop's state keeps its type under shard_map
 
     def visit(segment, start, count, state):
         most, total, out = state

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 import jaxcomp as jc
 from jaxcomp.kernels import kv_attention, kv_attention_triton
@@ -63,6 +64,16 @@ def test_the_kernel_is_the_walk(name, monkeypatch):
     found, _ = compiled(make().attend)(state, q[:, 71:])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert asked == [3 * 2]
+
+
+def test_sequences_shard():
+    cache = K.quantized(F.UINT4, 1100)  # three blocks, in a loop
+    state = jax.eval_shape(lambda: cache.init(4, 1, 64))
+    q = jax.ShapeDtypeStruct((4, 1, 2, 64), jnp.float32)
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
+    each = PartitionSpec("batch")
+    run = jax.shard_map(cache.attend, mesh=mesh, in_specs=each, out_specs=each)
+    assert "stablehlo.while" in jax.jit(run).lower(state, q).as_text()
 
 
 def test_what_no_kernel_reads_walks(monkeypatch):
