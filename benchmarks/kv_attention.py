@@ -9,9 +9,10 @@ is around the kernel, and jax.nn.dot_product_attention, which is the ratio's pee
 there is one, in cuDNN. Dense keys are float32 on a CPU and bfloat16 on an accelerator. A program
 asks `inner` times, each question made of the answer before, so that what a call costs the host does
 not count; nor does it count that XLA turns dense keys around, which it does once, before the first
-(a cache that grows has to do it for each token). All programs of a table take turns; times are medians. The bound is the time to read what
-the cache holds once at the bandwidth that a copy of 1 GiB reached here. `off` is the difference to
-the same cache on the CPU, which has no kernel, relative to the root mean square of its output.
+(a cache that grows has to for each token). All programs of a table take turns; times are medians.
+The bound is the time to read what the cache holds once at the bandwidth that a copy of 1 GiB
+reached here. `off` is the difference to the same cache on the CPU, which has no kernel, relative to
+the root mean square of its output.
 
 On a CPU blocks are made dense and walked over; the numbers there say nothing of the kernels, and
 the sizes are small.

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from jaxcomp.kernels import packing
+from jaxcomp.kernels.dispatch import align
 from jaxcomp.kernels.quant_matmul_lax import Storage, levels
 
 BLOCK = 512  # tokens that are dense at once: 8 heads of 128 are 2 MB in float32, which caches hold
@@ -110,6 +111,7 @@ def attend(
 
     rows = q.shape[:-1]
     state = (jnp.full(rows, -jnp.inf), jnp.zeros(rows), jnp.zeros_like(q))
+    state = align(*state, q, limits, *jax.tree.leaves(sides))[:3]
     if count == first.chunks:
         return visit(0, state)
     return lax.fori_loop(0, -(-limits.max() // (count * first.group)), visit, state)

@@ -21,7 +21,8 @@ from jaxcomp.kernels.quant_matmul_lax import Storage, levels
 LANES, SUBLANES = 128, 8
 BLOCK = 2048  # tokens of a block, where a lane's worth of chunks is no more
 UNROLLED = 4  # tokens of a chunk that the compiler schedules together
-MOST_ROWS = 64  # repeated ones counted
+MOST_ROWS = 64  # of a head, repeated ones counted
+MOST_OUTPUT = 1 << 20  # values that all heads' outputs hold on the chip, twice
 
 
 class _Plan(NamedTuple):
@@ -45,8 +46,10 @@ def supports(q, sides: tuple[Side, Side], storages: tuple[Storage, Storage]) -> 
     """Whether the kernel takes the arguments: whole registers of bytes, values whose scales are
     shared by channels, and integers or a table of at most 16 levels."""
     rows = -(-q.shape[2] // SUBLANES) * SUBLANES
-    for side, storage in zip(sides, storages, strict=True):
-        plan = _plan(side, storage)
+    plans = [_plan(*each) for each in zip(sides, storages, strict=True)]
+    if q.shape[1] * plans[1].at.slices * plans[1].copies * rows * LANES > MOST_OUTPUT:
+        return False
+    for plan, storage in zip(plans, storages, strict=True):
         if plan.bytes % SUBLANES or plan.copies * rows > MOST_ROWS:
             return False
         if storage.table is not None and (storage.bits == 8 or len(storage.table) > 16):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxcomp as jc
-from tests.aot.machines import KERNEL_CALL, compile_for
+from tests.aot.machines import KERNEL_CALL, SHARDED, compile_for, compile_for_pod, pod
 
 TOKENS, HEADS, SIZE = 32768, 8, 128
 K, F = jc.kvcache, jc.formats
@@ -45,6 +45,41 @@ def test_decoding_is_the_kernel_and_nothing_is_made_dense(name, heads, platform)
 def test_float32_and_a_few_tokens_at_once(platform):
     _is_the_kernel(platform, CACHES["int4"](), dtype=jnp.float32)
     _is_the_kernel(platform, CACHES["uint4"](), heads=2 * HEADS, tokens=4, batch=3)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name", ["uint4", "kivi 2"])
+def test_a_step_of_decoding_copies_no_cache(name, platform):
+    """A token is appended and asks, in three sequences by vmap, in a loop over tokens."""
+    cache = CACHES[name]()
+
+    def decode(new):
+        state = cache.init(1, HEADS, SIZE, jnp.bfloat16)
+
+        def step(state, new):
+            state = cache.append(state, new[:, :, :HEADS], new[:, :, :HEADS])
+            return state, cache.attend(state, new)[0]
+
+        return jax.lax.scan(step, state, new)[1]
+
+    new = jax.ShapeDtypeStruct((3, 100, 1, 1, 4 * HEADS, SIZE), jnp.bfloat16)
+    program = compile_for(platform, jax.vmap(decode), new)
+    assert KERNEL_CALL[platform] in program.custom_calls
+    held = 3 * jc.tree.nbytes(jax.eval_shape(lambda: cache.init(1, HEADS, SIZE, jnp.bfloat16)))
+    assert program.compiled.memory_analysis().temp_size_in_bytes < 1.5 * held
+
+
+def test_a_pod_answers_its_sequences_without_talking():
+    cache = CACHES["uint4"]()
+    state = jax.eval_shape(lambda: cache.init(256, 1, SIZE, jnp.bfloat16))
+    q = jax.ShapeDtypeStruct((256, 1, 4, SIZE), jnp.bfloat16)
+
+    def attend(state, q):
+        return cache.attend(state, q)[0]
+
+    run = jax.shard_map(attend, mesh=pod(), in_specs=(SHARDED, SHARDED), out_specs=SHARDED)
+    program = compile_for_pod(run, state, q, specs=(SHARDED, SHARDED))
+    assert KERNEL_CALL["tpu"] in program.custom_calls and not program.collectives
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
