@@ -24,6 +24,7 @@ from rich.table import Table
 
 import jaxcomp as jc
 from benchmarks import kvcache_tasks
+from benchmarks.kvcache_tasks import Tabled, smoothed
 from benchmarks.weights import machine
 
 F, K = jc.formats, jc.kvcache
@@ -33,40 +34,76 @@ LONG_SLOTS, LONG_HEADS, LONG_SIZE = 32768, 8, 128
 
 
 def token(format, size):
-    """One scale, in bfloat16, for each token and head."""
+    """Scales in bfloat16, along the heads of one token."""
     return format._replace(group=min(size, 32), scale="bfloat16")
 
 
 def formats(task):
-    """label -> cache, from many bits to few."""
+    """label -> cache, from many bits to few; windows are as long for all that have one."""
     slots, size = task.slots, task.size
-    uint = {
-        bits: F.Format(bits, group=min(size, 32), scale="bfloat16", zero="bfloat16")
-        for bits in (4, 2)
-    }
-    window = {"group": 32, "window": 32}
+    chunk = {"group": 64, "window": 32}
+    kivi = {"group": 32, "window": 32}
+
+    def uint(bits, group=32):
+        grid = F.Format(bits, group=min(size, group), scale="bfloat16", zero="bfloat16")
+        return K.quantized(grid, slots)
+
+    def kvquant(bits):
+        tables = [
+            K.kvquant_tables(k, v, bits=bits) for k, v in zip(*task.calibration[1:], strict=True)
+        ]
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *tables)
+        return Tabled(lambda table: K.kvquant(slots, table, sinks=4), stacked)
+
+    def smooth(bits):
+        found = [K.smooth_attention(k, pairs=task.pairs) for k in task.calibration[1]]
+        return Tabled(lambda one: smoothed(uint(bits), one), jnp.stack(found))
+
     return {
         "dense bfloat16": K.dense(slots),
         "int8 per token": K.quantized(token(F.INT8, size), slots),
         "fp8 per token": K.quantized(token(F.FP8_E4M3, size), slots),
         "int4 per token": K.quantized(token(F.INT4, size), slots),
-        "uint4 per token": K.quantized(uint[4], slots),
+        "uint4 per token": uint(4),
+        "uint4 per token, smoothed": smooth(4),
         "rotated 4": K.rotated(slots, bits=4),
-        "kivi 4": K.kivi(slots, bits=4, **window),
-        "uint2 per token": K.quantized(uint[2], slots),
+        "kivi 4": K.kivi(slots, bits=4, **kivi),
+        "kvquant 4": kvquant(4),
+        "zipcache 4 and 2": K.zipcache(slots, **chunk),
+        "staircase 8, 4, 2": K.staircase(slots, chunks=(1, 2), group=32),
+        "gear 2": K.gear(slots, bits=2, rank=2, **chunk),
+        "kivi 2, groups as small": K.kivi(slots, bits=2, group=16, window=32),
+        "kivi 2": K.kivi(slots, bits=2, **kivi),
+        "kvquant 3": kvquant(3),
+        "kvquant 2": kvquant(2),
+        "uint2 per token": uint(2),
         "rotated 3": K.rotated(slots, bits=3),
         "rotated 2": K.rotated(slots, bits=2),
-        "kivi 2": K.kivi(slots, bits=2, **window),
     }
 
 
 def evictions(task):
-    """One token in SHARE, by every score."""
+    """One token in SHARE, by every score; then what shares slots out, merges, and rounds too."""
     scores = K.recent, K.knorm, K.h2o, K.normalised_attention, K.snapkv, K.expected_attention
     budget = task.slots // SHARE
-    return {
-        made.name: K.evict(made, budget, recent=budget // 4)
-        for made in (score() for score in scores)
+    options = {"recent": budget // 4}
+    rows = {made.name: K.evict(made, budget, **options) for made in (score() for score in scores)}
+    mean, last = K.normalised_attention(), K.snapkv()
+    int4 = token(F.INT4, task.size)
+    return rows | {
+        "normalised attention, ragged": K.evict(mean, budget, slots=K.ragged(), **options),
+        "snapkv, ragged": K.evict(last, budget, slots=K.ragged(), **options),
+        "global local": K.evict(K.global_local(), budget, **options),
+        "ems": K.ems(budget, **options),
+        "normalised attention, twice the tokens in int8": K.evict(
+            mean,
+            2 * budget,
+            recent=budget // 2,
+            encode=lambda x: F.quantize(x, token(F.INT8, task.size), axes=-1),
+        ),
+        "normalised attention, int4": K.evict(
+            mean, budget, encode=lambda x: F.quantize(x, int4, axes=-1), **options
+        ),
     }
 
 
@@ -74,7 +111,8 @@ SECTIONS = {"formats": formats, "evictions": evictions}
 
 
 def measure(task, label, cache, baseline):
-    found = task.judge(cache)
+    before = {"inside_rope": True} if task.turns and label.startswith("kvquant") else {}
+    found = task.judge(cache, **before)
     items = found.items
     row = {
         "method": label,
@@ -232,6 +270,7 @@ def main():
             rows, baseline = [], None
             for label, cache in caches(task).items():
                 row, items = measure(task, label, cache, baseline)
+                console.print(f"  {section}: {label} {row['bits']:.2f} {row['distance']:.3e}")
                 baseline = items if baseline is None else baseline
                 rows.append(row)
             show(f"{task.name}: {section}, head size {task.size}", rows, task.unit)

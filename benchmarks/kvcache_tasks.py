@@ -32,6 +32,47 @@ MADE_HEADS, MADE_SIZE, MADE_TOKENS = 4, 128, 1024
 OUTLIERS, OUTLIER = 4, 8.0  # channels of a head that are large in every token, and how large
 
 
+class Tabled(NamedTuple):
+    """make(table) is the cache of a layer; tables: those of all layers, stacked."""
+
+    make: Callable[[Any], jc.KVCache]
+    tables: Any
+
+    @property
+    def cache(self) -> jc.KVCache:
+        """A cache whose state carries its table."""
+
+        def init(*arguments):
+            one = jax.tree.map(lambda x: x[0], self.tables)
+            return one, self.make(one).init(*arguments)
+
+        def append(state, k, v, **options):
+            return state[0], self.make(state[0]).append(state[1], k, v, **options)
+
+        def attend(state, q, **options):
+            out, inner = self.make(state[0]).attend(state[1], q, **options)
+            return out, (state[0], inner)
+
+        return jc.KVCache(init, append, attend, "tabled")
+
+
+def smoothed(cache: jc.KVCache, smooth: jax.Array) -> jc.KVCache:
+    """Keys over and queries times `smooth` f32[heads, size], as folded weights would give them."""
+
+    def wide(q):
+        return q * jnp.repeat(smooth, q.shape[2] // len(smooth), 0).astype(q.dtype)
+
+    def append(state, k, v, *, queries=None, lengths=None):
+        k = (k / smooth).astype(k.dtype)
+        queries = None if queries is None else wide(queries)
+        return cache.append(state, k, v, queries=queries, lengths=lengths)
+
+    def attend(state, q, **options):
+        return cache.attend(state, wide(q), **options)
+
+    return jc.KVCache(cache.init, append, attend, f"smooth {cache.name}")
+
+
 class Judged(NamedTuple):
     """items f64[n]: distances, one for each thing that was judged; bytes of the state; seconds of
     the program; loss in nats per token, where there is one."""
@@ -43,10 +84,11 @@ class Judged(NamedTuple):
 
 
 class Task(NamedTuple):
-    """judge(cache) -> Judged.
+    """judge(cache or Tabled) -> Judged.
 
     tokens       that are judged, of all sequences
     numbers      keys and values that the state of all stands for
+    pairs        which channels positions turn together, where they do
     calibration  (queries, keys, values), each f32[layers, batch, tokens, heads, size], of others
     """
 
@@ -57,7 +99,12 @@ class Task(NamedTuple):
     tokens: int
     numbers: int
     calibration: tuple[jax.Array, jax.Array, jax.Array]
-    judge: Callable[[Any], Judged]
+    judge: Callable[..., Judged]
+    pairs: str | None = None
+
+    @property
+    def turns(self) -> bool:
+        return self.pairs is not None
 
 
 def stories_task(data: Path) -> Task:
@@ -73,7 +120,9 @@ def stories_task(data: Path) -> Task:
     size = config.dim // config.heads
 
     def judge(cache, *, inside_rope=False):
+        cache, tables = _parts(cache)
         first = stories.empty(params, cache, STORIES, dtype=HELD)
+        first = (tables, first[1]) if tables is not None else first
 
         @jax.jit
         def run(states, tokens, reference):
@@ -148,20 +197,33 @@ def made(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     return queries, keys, noise[1]
 
 
+def _parts(cache):
+    return (cache.cache, cache.tables) if isinstance(cache, Tabled) else (cache, None)
+
+
 def attention_task(name: str, judged: Any, calibration: Any) -> Task:
-    """Tokens come in pieces and read what the cache made of them; layers are part of the batch."""
-    q, k, v = (x.reshape(-1, *x.shape[2:]) for x in judged)
-    batch, tokens, heads, size = k.shape
-    pieces = [x.reshape(batch, -1, PIECE, *x.shape[2:]).swapaxes(0, 1) for x in (q, k, v)]
-    exact = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    """Tokens come in pieces, and read what the cache made of all so far; one layer after another.
+
+    judged and calibration: queries, keys and values f32[layers, batch, tokens, heads, size].
+    """
+    q, k, v = judged
+    layers, batch, tokens, heads, size = k.shape
+    exact = jax.vmap(lambda *qkv: jax.nn.dot_product_attention(*qkv, is_causal=True))(q, k, v)
 
     def judge(cache):
-        @jax.jit
-        def run(state, pieces, exact):
+        cache, tables = _parts(cache)
+
+        def layer(arguments):
+            q, k, v, exact, table = arguments
+            state = cache.init(batch, heads, size, HELD)
+            state = state if table is None else (table, state[1])
+            pieces = [
+                x.reshape(batch, -1, PIECE, *x.shape[2:]).swapaxes(0, 1)
+                for x in (q, k.astype(HELD), v.astype(HELD))
+            ]
+
             def step(state, new):
-                q, k, v = new
-                k, v = k.astype(HELD), v.astype(HELD)
-                out, state = jc.kvcache.attention(cache, state, q, k, v, exact_prompt=False)
+                out, state = jc.kvcache.attention(cache, state, *new, exact_prompt=False)
                 return state, out
 
             state, out = jax.lax.scan(step, state, pieces)
@@ -170,11 +232,12 @@ def attention_task(name: str, judged: Any, calibration: Any) -> Task:
             off, all_of = (jnp.square(x[:, late]).sum((1, 3)) for x in (out - exact, exact))
             return jnp.sqrt(off / all_of).ravel(), state
 
-        first = cache.init(batch, heads, size, HELD)
-        (items, state), seconds = timed(run, first, tuple(pieces), exact)
-        return Judged(np.asarray(items, np.float64), _held(state), seconds)
+        run = jax.jit(lambda *arguments: jax.lax.map(layer, arguments))
+        (items, states), seconds = timed(run, q, k, v, exact, tables)
+        return Judged(np.asarray(items, np.float64).ravel(), _held(states), seconds)
 
-    return Task(name, "error", tokens, size, batch * tokens, 2 * k.size, calibration, judge)
+    count = layers * batch * tokens
+    return Task(name, "error", tokens, size, count, 2 * k.size, calibration, judge)
 
 
 def kurtosis(x: jax.Array) -> float:

@@ -50,8 +50,9 @@ def shape(codes, scales, storage: Storage) -> Shape:
     slices = 8 // storage.bits
     lengths = [codes.shape[3], codes.shape[4]]
     lengths[storage.axis] *= slices
-    tile = storage.tile if storage.bits != 8 else lengths[storage.axis]
-    return Shape(codes.shape[2], *lengths, slices, tile // slices, scales.shape[3 + storage.axis])
+    groups = scales.shape[3 + storage.axis]
+    tile = storage.tile if storage.bits != 8 else lengths[storage.axis] // groups
+    return Shape(codes.shape[2], *lengths, slices, tile // slices, groups)
 
 
 def dense(side: Side, storage: Storage) -> Float[Array, "batch heads tokens size"]:

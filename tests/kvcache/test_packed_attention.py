@@ -36,6 +36,7 @@ def on_a_gpu(monkeypatch, run=kv_attention.run):
 CACHES = {
     "int4": (lambda: K.quantized(F.INT4, 80), 64),
     "uint8 int4 g32": (lambda: K.quantized(F.UINT8, 80, values=F.INT4_G32), 64),
+    "int8 g32": (lambda: K.quantized(F.INT8._replace(group=32), 80), 64),
     "kivi 2": (lambda: K.kivi(96, window=4), 128),
     "rotated 4 2": (lambda: K.rotated(80, values=2), 64),
 }
