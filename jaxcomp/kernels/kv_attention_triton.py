@@ -155,7 +155,7 @@ def call(q, limits, sides, *, storages, scale: float, interpret: bool = False):
         refs, (most_ref, total_ref, out_ref) = refs[:-3], refs[-3:]
         head, part = pl.program_id(0), pl.program_id(1)
         row = lax.iota(jnp.int32, rows)
-        limit_at = refs[1].at[head // heads, pl.ds(0, rows)]
+        limit_at = refs[1].at[head // heads, row]
         limit = triton.load(limit_at, mask=row < real, other=0)
         end = jnp.max(limit)
         blocks = pl.cdiv(end, block)
@@ -271,21 +271,18 @@ def call(q, limits, sides, *, storages, scale: float, interpret: bool = False):
         )
         last = jnp.minimum(blocks, (part + 1) * each)
         most, total, shift, outs = lax.fori_loop(part * each, last, turn, state)
-        here = row < real
         for ref, x in ((most_ref, most), (total_ref, total)):
-            triton.store(ref.at[head, part, pl.ds(0, rows)], x, mask=here)
-        copy, _, column = (
-            lax.broadcasted_iota(jnp.int32, (values.copies, rows, values.bytes), axis)
-            for axis in range(3)
-        )
+            triton.store(ref.at[head, part, row], x, mask=row < real)
+        shape = values.copies, rows, values.bytes
+        copy, _, column = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(3))
         own = copy == column // (values.bytes // values.at.groups)
-        here = jnp.broadcast_to(here[:, None], (rows, values.bytes))
+        row, column = (lax.broadcasted_iota(jnp.int32, shape[1:], axis) for axis in range(2))
         for j, out in enumerate(outs):
-            out = (out - shift[:, None]) if shifted else out
+            out = out - shift[:, None] if shifted else out
             if values.copies > 1:
-                out = jnp.where(own, out.reshape(own.shape), 0).sum(0)
-            at = out_ref.at[head, part, jnp.int32(j), pl.ds(0, rows), pl.ds(0, values.bytes)]
-            triton.store(at, out, mask=here)
+                out = jnp.where(own, out.reshape(shape), 0).sum(0)
+            at = out_ref.at[head, part, jnp.int32(j), row, column]
+            triton.store(at, out, mask=row < real)
 
     shapes = [(real,), (real,), (values.at.slices, real, values.bytes)]
     most, total, out = pl.pallas_call(
