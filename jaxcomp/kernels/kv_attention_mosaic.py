@@ -26,7 +26,7 @@ MOST_OUTPUT = 1 << 20  # values that all heads' outputs hold on the chip, twice
 
 
 class _Plan(NamedTuple):
-    """How one side is read: its codes, and `bytes` of a token (axis 1) or rows of them (axis 0)."""
+    """How one side is read; `bytes` are those of a token (axis 1), or of a channel in a chunk."""
 
     at: Shape
     storage: Storage

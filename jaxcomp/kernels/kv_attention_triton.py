@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxcomp.kernels import dispatch
@@ -28,13 +29,15 @@ PROGRAMS = 528
 MOST_PARTS = 64  # beyond this, merging costs what reading does
 BLOCK = {1: 64, 0: 128}  # tokens at once; with codes along tokens (axis 0), in slices
 CHOICES = 4  # levels that are chosen by comparisons; of more, they are fetched
-# The bits of 2**7, 2**10 and 2**23, below which a mantissa counts in ones: or-ing a small integer
+# The bits of 2**7 and 2**23, below which a mantissa counts in ones: or-ing a small integer
 # in and subtracting is a conversion at full speed (int to float runs at a quarter of it).
-ONES = {"bfloat16": (0x4300, 7), "float16": (0x6400, 10), "float32": (0x4B000000, 23)}
+ONES = {"bfloat16": (0x4300, 7), "float32": (0x4B000000, 23)}
+FLOATS = *ONES, "float16"
 
 
 class _Plan(NamedTuple):
-    """How one side is read: its codes, `bytes` of a token (axis 1) or rows of them (axis 0)."""
+    """How one side is read: in rows of `bytes`, one for each token (axis 1) or one for as many
+    tokens of a chunk as share bytes (axis 0); and how often rows of queries are repeated for it."""
 
     at: Shape
     storage: Storage
@@ -69,7 +72,9 @@ def supports(q, sides: tuple[Side, Side], storages: tuple[Storage, Storage]) -> 
             return False
         if storage.table is not None and (storage.bits == 8 or len(storage.table) > 16):
             return False
-    return storages[1].axis == 1 and q.dtype in map(jnp.dtype, ONES)
+        if storage.axis == 0 and at.slices > 1 and at.slices * at.rows > BLOCK[0]:
+            return False  # a block would hold parts of tiles
+    return storages[1].axis == 1 and q.dtype in map(jnp.dtype, FLOATS)
 
 
 def parts(heads: int, tokens: int, block: int) -> int:
@@ -105,6 +110,8 @@ def call(q, limits, sides, *, storages, scale: float, interpret: bool = False):
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
+    if q.dtype == jnp.float16:  # which has no room for small shares times small scales
+        q = q.astype(jnp.float32)
     (batch, heads, real, size), dtype = q.shape, q.dtype
     rows, plans = _plans(real, sides, storages)
     keys, values = plans
@@ -125,16 +132,14 @@ def call(q, limits, sides, *, storages, scale: float, interpret: bool = False):
         return len(arrays) - 1
 
     for side, plan in zip(sides, plans, strict=True):
-        table = plan.storage.table
+        found = [
+            None if x is None else add(x.reshape(batch * heads, -1, x.shape[-1])) for x in side
+        ]
+        found.append(None)
+        table, kind = plan.storage.table, dtype if plan.storage.axis else jnp.float32
         if table is not None and len(table) > CHOICES:
-            table = add(jnp.asarray(table, jnp.float32) - plan.storage.offset)
-        else:
-            table = None
-        flat = (None if x is None else x.reshape(batch * heads, -1, x.shape[-1]) for x in side)
-        index.append((*(None if x is None else add(x) for x in flat), table))
-    for where in {index[0][3], index[1][3]} - {None}:
-        kind = jnp.float32 if where == index[0][3] and not keys.storage.axis else dtype
-        arrays[where] = arrays[where].astype(kind)
+            found[-1] = add(jnp.asarray(np.subtract(table, plan.storage.offset), kind))
+        index.append(found)
     shifted = sides[1].zeros is not None
 
     def dot(a, b, axis):
@@ -223,7 +228,7 @@ def call(q, limits, sides, *, storages, scale: float, interpret: bool = False):
                     zero = plain.number(codes_of(zeros, keys, group, tile < end))
                 for j in range(at.slices):
                     one = _code(packed, j, storage)
-                    level = _levels(one, storage, table_of(table), jnp.dtype(jnp.float32))
+                    level = _levels(one, storage, table_of(table), jnp.dtype("float32"))
                     level = level if zeros is None else level - zero
                     raw = dot(queries[0], (level * by).astype(dtype), 1)
                     found.append((raw, tile + j * at.rows + row % at.rows))
