@@ -29,7 +29,10 @@ STORIES, CALIBRATION_STORIES, LENGTH = 60, 20, 256
 PIECE = 16  # tokens that come together where attention alone is judged
 TEXTS, TOKENS = 4, 512  # of MiniLM; 512 is its context
 MADE_HEADS, MADE_SIZE, MADE_TOKENS = 4, 128, 1024
+MADE_RANK, MADE_LOW = 8, 0.7  # of a head's tokens, and the share of their energy that it has
 OUTLIERS, OUTLIER = 4, 8.0  # channels of a head that are large in every token, and how large
+SINGLE = 0.002  # of entries that are as large on their own
+ITEMS, COPIED_TOKENS, COPIED_SIZE, CHANGED = 96, 512, 64, 0.15
 
 
 class Tabled(NamedTuple):
@@ -116,7 +119,9 @@ def stories_task(data: Path) -> Task:
         tokenizer, story_text.stories(path, STORIES, 0), batch=STORIES, length=LENGTH
     )[0]
     reference = jax.jit(stories.apply)(params, tokens)
-    inside = mask & (jnp.arange(LENGTH) > 0)
+    prompt = LENGTH // 2
+    inside = mask & (jnp.arange(LENGTH) >= prompt)
+    long = np.asarray(inside.any(1))
     size = config.dim // config.heads
 
     def judge(cache, *, inside_rope=False):
@@ -133,15 +138,20 @@ def stories_task(data: Path) -> Task:
                 )
                 return (states, at + 1), logits[:, 0]
 
-            carry = (states, jnp.zeros(STORIES, jnp.int32))
-            (states, _), logits = jax.lax.scan(step, carry, tokens.T)
-            logits = logits.swapaxes(0, 1)
-            apart = (kl(reference, logits) * inside).sum(1) / inside.sum(1)
-            nats, count = stories.nats(logits, tokens, mask)
+            at = jnp.zeros(STORIES, jnp.int32)
+            first, states = stories.decode(
+                params, tokens[:, :prompt], states, cache, at, inside=inside_rope, dtype=HELD
+            )
+            carry = states, at + prompt
+            (states, _), logits = jax.lax.scan(step, carry, tokens[:, prompt:].T)
+            logits = jnp.concatenate([first, logits.swapaxes(0, 1)], 1)
+            apart = (kl(reference, logits) * inside).sum(1) / jnp.maximum(inside.sum(1), 1)
+            nats, count = stories.nats(logits, tokens, inside)
             return apart, nats.sum() / count.sum(), states
 
         (apart, loss, states), seconds = timed(run, first, tokens, reference)
-        return Judged(np.asarray(apart, np.float64), _held(states), seconds, float(loss))
+        items = np.asarray(apart, np.float64)[long]
+        return Judged(items, _held(states), seconds, float(loss))
 
     numbers = 2 * STORIES * LENGTH * config.layers * config.kv_heads * size
     calibration = _seen(params, tokenizer, path)
@@ -183,22 +193,45 @@ def constructed_task() -> Task:
 def made(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries, keys and values f32[1, 2, tokens, heads, size] like those of a large model."""
     shape = (1, 2, MADE_TOKENS, MADE_HEADS, MADE_SIZE)
-    same, key = jax.random.key(7), jax.random.key(seed)  # channels are the model's
-    noise = jax.random.normal(key, (3, *shape))
-    large = jax.random.permutation(same, MADE_SIZE)[:OUTLIERS]
-    offset = OUTLIER * jax.random.normal(same, (MADE_HEADS, OUTLIERS))
-    spread = jnp.exp(0.5 * jax.random.normal(jax.random.fold_in(same, 1), (MADE_SIZE,)))
-    keys = (noise[0] * spread).at[..., large].add(offset)
+    model = iter(jax.random.split(jax.random.key(7), 8))  # what all texts share
+    text = iter(jax.random.split(jax.random.key(seed), 16))
+
+    def tokens():
+        basis = jax.random.normal(next(model), (MADE_HEADS, MADE_RANK, MADE_SIZE)) / MADE_RANK**0.5
+        places = jax.random.normal(next(text), (*shape[:-1], MADE_RANK))
+        low = jnp.einsum("lbthr,hrd->lbthd", places, basis)
+        x = MADE_LOW**0.5 * low + (1 - MADE_LOW) ** 0.5 * jax.random.normal(next(text), shape)
+        single = jax.random.uniform(next(text), shape) < SINGLE
+        return x * jnp.where(single, OUTLIER, 1.0)
+
+    keys, values = tokens(), tokens()
+    large = jax.random.permutation(next(model), MADE_SIZE)[:OUTLIERS]
+    offset = OUTLIER * jax.random.normal(next(model), (MADE_HEADS, OUTLIERS))
     # Each query looks for a few tokens before it, more likely for late ones and for some that all
     # look for.
-    index = jnp.arange(MADE_TOKENS)
-    draw = jax.random.uniform(jax.random.fold_in(key, 1), (MADE_TOKENS, 3))
-    wanted = (
-        index[:, None] * jnp.stack([draw[:, 0] ** 0.2, draw[:, 1], draw[:, 2] ** 4], 1)
-    ).astype(jnp.int32)
-    centred = keys.at[..., large].add(-offset) / spread**2
-    queries = centred[:, :, wanted].sum(3) * 0.7 + 0.5 * noise[2]
-    return queries, keys, noise[1]
+    draw = jax.random.uniform(next(text), (MADE_TOKENS, 3))
+    share = jnp.stack([draw[:, 0] ** 0.2, draw[:, 1], draw[:, 2] ** 4], 1)
+    wanted = (jnp.arange(MADE_TOKENS)[:, None] * share).astype(jnp.int32)
+    queries = 0.7 * keys[:, :, wanted].sum(3) + 0.5 * jax.random.normal(next(text), shape)
+    return queries, keys.at[..., large].add(offset), values
+
+
+def copies_task() -> Task:
+    judged, other = (copies(seed) for seed in (0, 1))
+    return attention_task("copies", judged, other)
+
+
+def copies(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A text of ITEMS that come again and again, slightly changed, some often and some seldom; each
+    token asks for one of them, whatever it is itself."""
+    keys = iter(jax.random.split(jax.random.key(seed), 8))
+    shape = (1, 2, COPIED_TOKENS, MADE_HEADS, COPIED_SIZE)
+    often = 1 / jnp.arange(1, ITEMS + 1)
+    which = jax.random.choice(next(keys), ITEMS, (COPIED_TOKENS,), p=often / often.sum())
+    asked = jax.random.choice(next(keys), ITEMS, (COPIED_TOKENS,))
+    items = jax.random.normal(next(keys), (2, ITEMS, *shape[3:]))
+    k, v = (item[which] + CHANGED * jax.random.normal(next(keys), shape) for item in items)
+    return jnp.broadcast_to(0.4 * items[0][asked], shape), k, v
 
 
 def _parts(cache):
@@ -212,6 +245,7 @@ def attention_task(name: str, judged: Any, calibration: Any) -> Task:
     """
     q, k, v = judged
     layers, batch, tokens, heads, size = k.shape
+    prompt = tokens // 2
     exact = jax.vmap(lambda *qkv: jax.nn.dot_product_attention(*qkv, is_causal=True))(q, k, v)
 
     def judge(cache):
@@ -221,9 +255,11 @@ def attention_task(name: str, judged: Any, calibration: Any) -> Task:
             q, k, v, exact, table = arguments
             state = cache.init(batch, heads, size, HELD)
             state = state if table is None else (table, state[1])
+            qkv = q, k.astype(HELD), v.astype(HELD)
+            first = [x[:, :prompt] for x in qkv]
+            state = cache.append(state, *first[1:], queries=first[0])
             pieces = [
-                x.reshape(batch, -1, PIECE, *x.shape[2:]).swapaxes(0, 1)
-                for x in (q, k.astype(HELD), v.astype(HELD))
+                x[:, prompt:].reshape(batch, -1, PIECE, *x.shape[2:]).swapaxes(0, 1) for x in qkv
             ]
 
             def step(state, new):
@@ -231,9 +267,9 @@ def attention_task(name: str, judged: Any, calibration: Any) -> Task:
                 return state, out
 
             state, out = jax.lax.scan(step, state, pieces)
+            exact = exact[:, prompt:]
             out = out.swapaxes(0, 1).reshape(exact.shape)
-            late = slice(tokens // 4, None)  # who has some past to look at
-            off, all_of = (jnp.square(x[:, late]).sum((1, 3)) for x in (out - exact, exact))
+            off, all_of = (jnp.square(x).sum((1, 3)) for x in (out - exact, exact))
             return jnp.sqrt(off / all_of).ravel(), state
 
         run = jax.jit(lambda *arguments: jax.lax.map(layer, arguments))
