@@ -30,6 +30,11 @@ Laws (tests/checks.py states each of them once, as code):
              from where training does.)
     KVCache  with room for every token and full precision, attend is exact attention; the bytes of a
              state are those of its arrays, and do not depend on what was appended.
+    Compressor
+             where x_hat is what the wire decompresses to, averaged over keys: |x_hat - x|^2 is at
+             most 1 - contraction of |x|^2; or x_hat is x, and |x_hat - x|^2 at most variance of
+             |x|^2. A wire's bytes do not depend on values. Zeros come back as zeros; of an array
+             that is not finite, the wire's is not either.
     lift     lift(f)(compressed) == f(dense weights of the same leaves), to rounding; what was not
              run on packed weights is reported.
 
@@ -155,6 +160,31 @@ class KVCache(NamedTuple):
     init: Callable[..., Any]
     append: Callable[..., Any]
     attend: Callable[..., tuple[Any, Any]]
+    name: str
+
+
+class Compressor(NamedTuple):
+    """An array, such as a gradient, on the wire.
+
+    init(x) -> state
+        a pytree of arrays for an array of this shape, () where nothing is kept.
+    compress(key, x, state) -> (wire, state)
+        key u32[2], used up by those that draw; x of any shape and floating dtype; the wire is a
+        pytree of arrays whose shapes, and what is static in it, depend on those of x alone.
+    decompress(wire) -> x_hat
+        of the shape and dtype of x; needs nothing but the wire.
+    contraction(size) -> delta, or None
+        E|x_hat - x|^2 <= (1 - delta) |x|^2 for every x of that size: error feedback converges.
+    variance(size) -> omega, or None
+        E x_hat = x and E|x_hat - x|^2 <= omega |x|^2: an average over senders converges.
+    name
+    """
+
+    init: Callable[[Any], Any]
+    compress: Callable[..., tuple[Any, Any]]
+    decompress: Callable[[Any], Any]
+    contraction: Callable[[int], float] | None
+    variance: Callable[[int], float] | None
     name: str
 
 

@@ -1,0 +1,43 @@
+"""Gradients in few bytes: compressors of what is sent, and error feedback around them."""
+
+from typing import TYPE_CHECKING
+
+from jaxcomp.lazy import load_on_use
+
+if TYPE_CHECKING:
+    from jaxcomp.optim.compressed import compressed as compressed
+    from jaxcomp.optim.drive import drive as drive
+    from jaxcomp.optim.ef21 import ef21 as ef21
+    from jaxcomp.optim.error_feedback import error_feedback as error_feedback
+    from jaxcomp.optim.identity import identity as identity
+    from jaxcomp.optim.natural import natural as natural
+    from jaxcomp.optim.qsgd import qsgd as qsgd
+    from jaxcomp.optim.quantized import quantized as quantized
+    from jaxcomp.optim.random import fold as fold
+    from jaxcomp.optim.random_k import random_k as random_k
+    from jaxcomp.optim.report import report as report
+    from jaxcomp.optim.sign import sign as sign
+    from jaxcomp.optim.terngrad import terngrad as terngrad
+    from jaxcomp.optim.top_k import top_k as top_k
+    from jaxcomp.optim.wire import wire_nbytes as wire_nbytes
+
+load_on_use(
+    __name__,
+    {
+        "compressed": ("compressed",),
+        "drive": ("drive",),
+        "ef21": ("ef21",),
+        "error_feedback": ("error_feedback",),
+        "identity": ("identity",),
+        "natural": ("natural",),
+        "qsgd": ("qsgd",),
+        "quantized": ("quantized",),
+        "random": ("fold",),
+        "random_k": ("random_k",),
+        "report": ("report",),
+        "sign": ("sign",),
+        "terngrad": ("terngrad",),
+        "top_k": ("top_k",),
+        "wire": ("wire_nbytes",),
+    },
+)

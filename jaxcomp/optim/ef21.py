@@ -1,0 +1,32 @@
+"""EF21: a reference of the gradient, at sender and receiver, moved by compressed differences.
+
+    h <- h + C(g - h),     out = h
+
+Where gradients settle, h comes to them: the minimum is reached exactly, at a constant step, however
+unlike the senders' data are. Richtarik, Sokolov, Fatkhullin, EF21, NeurIPS 2021, algorithm 2. Steps
+up to 1 / (L + L sqrt(b / t)), t = 1 - sqrt(1 - delta), b = (1 - delta) / t. We differ: h begins at
+0, where the paper sends the first gradient whole. With noisy gradients put a momentum before it.
+"""
+
+from typing import Any
+
+import optax
+
+from jaxcomp.base import Compressor
+from jaxcomp.optim.feedback import feedback
+
+
+def ef21(compressor: Compressor, **options: Any) -> optax.GradientTransformation:
+    """For compressors with a contraction: top_k, sign, quantized, ...
+
+    State: FeedbackState, whose memory is h. Options seed, where, axis_name as in feedback.
+    """
+
+    def message(gradient, reference):
+        return gradient - reference
+
+    def result(message, sent, reference):
+        reference = reference + sent
+        return reference, reference
+
+    return feedback(compressor, message, result, remembers=True, **options)

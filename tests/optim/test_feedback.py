@@ -1,0 +1,98 @@
+"""What all transformations share: the identity limit, resuming, bad gradients, senders, leaves."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcomp import optim
+
+PARAMS = {"w": jnp.ones((5, 3)), "b": jnp.zeros(3, jnp.bfloat16), "s": jnp.float32(2)}
+
+
+def gradients(step):
+    random = np.random.default_rng(step)
+    return jax.tree.map(lambda p: jnp.asarray(random.normal(size=p.shape), p.dtype), PARAMS)
+
+
+@pytest.mark.parametrize("method", [optim.compressed, optim.error_feedback, optim.ef21])
+def test_identity_is_no_compression(method):
+    transform = method(optim.identity())
+    # A difference to the reference, in bfloat16, is rounded; the next one makes up for it.
+    off = 1e-2 if method is optim.ef21 else 0
+    state, update = transform.init(PARAMS), jax.jit(transform.update)
+    for step in range(2):
+        out, state = update(gradients(step), state)
+        for a, b in zip(*map(jax.tree.leaves, (out, gradients(step))), strict=True):
+            assert a.dtype == b.dtype
+            exact = off == 0 or a.dtype == jnp.float32 and step == 0
+            np.testing.assert_allclose(np.float32(a), np.float32(b), atol=0 if exact else off)
+    assert state.error_norm <= off and state.count == 2
+
+
+def test_a_run_resumes_bit_for_bit_and_traces_once():
+    transform = optax.chain(optim.error_feedback(optim.qsgd(2), seed=5), optax.sgd(0.1))
+    chex.clear_trace_counter()
+    update = jax.jit(chex.assert_max_traces(transform.update, n=1))
+    state, saved = transform.init(PARAMS), None
+    for step in range(4):
+        if step == 2:
+            saved = jax.tree.map(np.asarray, state)  # as a checkpoint holds it
+        out, state = update(gradients(step), state)
+    for step in (2, 3):
+        again, saved = update(gradients(step), saved)
+    jax.tree.map(np.testing.assert_array_equal, (again, saved), (out, state))
+
+
+def test_what_is_not_finite_is_seen_and_leaves_the_memory():
+    transform = optim.error_feedback(optim.sign(block=8))
+    update = jax.jit(transform.update)
+    _, before = update(gradients(0), transform.init(PARAMS))
+    bad = {**gradients(1), "b": jnp.array([0, jnp.nan, 0], jnp.bfloat16)}
+    out, after = update(bad, before)
+    assert not jnp.isfinite(out["b"]).all() and jnp.isfinite(out["w"]).all()
+    kept = lambda state: (state.memory, state.inner, state.error_norm)  # noqa: E731
+    jax.tree.map(np.testing.assert_array_equal, kept(after), kept(before))
+    assert (after.skipped, after.count) == (1, 2)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    out, _ = update(zeros, transform.init(PARAMS))
+    assert all((x == 0).all() for x in jax.tree.leaves(out))
+
+
+def test_leaves_that_are_not_chosen_are_sent_as_they_are():
+    transform = optim.error_feedback(optim.top_k(0.2), where=lambda path, leaf: leaf.ndim == 2)
+    state = transform.init(PARAMS)
+    out, after = jax.jit(transform.update)(gradients(0), state)
+    np.testing.assert_array_equal(out["b"], gradients(0)["b"])
+    assert np.count_nonzero(out["w"]) == 3 and np.count_nonzero(after.memory["w"]) == 12
+    assert state.nbytes[:, 0].tolist() == [3 * 4 + 2 + 3 * 2 + 4, 15 * 4 + 3 * 2 + 4]
+
+
+def test_senders_draw_apart_where_they_are_named_and_steps_and_leaves_always():
+    ones = {"a": jnp.ones(64), "b": jnp.ones(64)}
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), ones)
+
+    def run(**options):
+        transform = optim.compressed(optim.qsgd(2, block=64), **options)
+        state = jax.vmap(transform.init)(stacked)
+        update = jax.jit(jax.vmap(transform.update, axis_name="senders"))
+        out, state = update(stacked, state)
+        return jax.tree.map(np.asarray, (out, update(stacked, state)[0]))
+
+    first, second = run(axis_name="senders")
+    assert (first["a"][0] != first["a"][1]).any() and (first["a"] != first["b"]).any()
+    assert (first["a"] != second["a"]).any()
+    alike, _ = run()
+    np.testing.assert_array_equal(alike["a"][0], alike["a"][1])
+
+
+def test_half_precision_gradients_are_sent_so_and_the_rounding_is_kept():
+    transform = optim.error_feedback(optim.top_k(0.5))
+    gradient = jnp.array([1.0, 0.001, 2, 3], jnp.bfloat16)
+    state = transform.init(gradient)
+    assert state.nbytes[0, 0] == 2 * 2 + 1
+    for _ in range(2):
+        out, state = jax.jit(transform.update)(gradient, state)
+    np.testing.assert_allclose(state.memory + out.astype(jnp.float32), [2, 0.002, 2, 3], rtol=1e-2)

@@ -1,0 +1,44 @@
+"""QSGD: without bias, its variance within the bound and near it, and codes of few bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcomp import UnsupportedInput, optim
+from tests.checks import check_compressor
+from tests.optim.inputs import hard
+
+KEY = jnp.array([5, 6], jnp.uint32)
+
+
+def test_the_law():
+    even = np.ones((1, 640), np.float32)  # 3/8 of a level each, in blocks of 64
+    worst = check_compressor(optim.qsgd(3, block=64), np.concatenate([hard(640), even]))
+    np.testing.assert_allclose(worst.max(), 3 / 8 * 5 / 8 * 64 / 9, rtol=0.03)  # the bound is 8 / 3
+
+
+def test_each_bit_more_makes_less_noise_in_more_bytes():
+    x = jnp.asarray(hard(1024)[0])
+    methods = [optim.qsgd(bits) for bits in (0, 2, 3, 4, 8)]
+    send = jax.jit(lambda key: [method.compress(key, x, ())[0] for method in methods])
+    sent = send(KEY)
+    sizes = [each.nbytes for each in sent]
+    back = [method.decompress(each) for method, each in zip(methods, sent, strict=True)]
+    errors = [float(jnp.square(each - x).sum()) for each in back]
+    assert errors[0] == pytest.approx(errors[1])  # trits are two bits with three levels
+    assert errors[1:] == sorted(errors[1:], reverse=True)
+    assert sizes == [4 * 4 + 4 * n for n in (52, 64, 96, 128, 256)]
+
+
+def test_large_and_small_numbers_do_not_overflow_or_vanish():
+    method = optim.qsgd(8)
+    there = jax.jit(lambda x: method.decompress(method.compress(KEY, x, ())[0]))
+    for size in (1e-30, 1e30):
+        np.testing.assert_allclose(there(jnp.full(8, size)), size, rtol=0.03)
+    assert jnp.isnan(there(jnp.full(8, 1e38))).all()  # beyond what has a reciprocal: seen
+
+
+def test_other_bits_are_refused():
+    with pytest.raises(UnsupportedInput, match="2 to 8"):
+        optim.qsgd(1)

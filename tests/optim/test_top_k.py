@@ -1,0 +1,34 @@
+"""Top-k: exact, the best choice of k entries, and the approximate one beside it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp import optim
+from tests.checks import check_compressor
+from tests.optim.inputs import hard
+
+
+def test_the_law():
+    even = np.ones((1, 600), np.float32)
+    worst = check_compressor(optim.top_k(0.05), np.concatenate([hard(), even]))
+    np.testing.assert_allclose(worst.max(), 0.95, rtol=1e-6)  # met where all are equal
+
+
+def test_it_sends_the_largest_as_they_are():
+    x = hard()[1].reshape(30, 20)
+    method = optim.top_k(0.05)
+    sent, _ = jax.jit(method.compress)(None, x, ())
+    assert sent.nbytes == 30 * 4 + 30 + 8  # 10 bits for a place: a byte, and 2 bits of a byte
+    least = np.sort(np.abs(x).reshape(-1))[-30]
+    np.testing.assert_array_equal(method.decompress(sent), np.where(np.abs(x) >= least, x, 0))
+
+
+def test_the_approximate_one_finds_most_of_it():
+    method = optim.top_k(0.05, recall=0.9)
+    x = jnp.asarray(hard()[0])
+    kept = method.decompress(jax.jit(method.compress)(None, x, ())[0])
+    exact = optim.top_k(0.05)
+    best = exact.decompress(jax.jit(exact.compress)(None, x, ())[0])
+    assert jnp.square(kept).sum() >= 0.9 * jnp.square(best).sum()
+    assert ((kept == 0) | (kept == x)).all()
