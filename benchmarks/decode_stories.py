@@ -59,7 +59,7 @@ def few(make: Callable[..., jc.KVCache], slots: int, *arguments: Any) -> jc.KVCa
 # name -> (what it holds, slots -> the cache)
 CACHES: dict[str, tuple[str, Callable[[int], jc.KVCache]]] = {
     "dense": ("every token in bfloat16", K.dense),
-    "int8": ("tokens rounded one by one, with a scale", partial(quantized, F.INT8)),
+    "int8": ("tokens rounded, with a scale", partial(quantized, F.INT8)),
     "int4": ("the same at 4 bits", partial(quantized, F.INT4)),
     "uint4": ("with a scale and a zero", partial(quantized, 4)),
     "uint2": ("the same at 2 bits", partial(quantized, 2)),
@@ -69,13 +69,13 @@ CACHES: dict[str, tuple[str, Callable[[int], jc.KVCache]]] = {
     "rotated-3": ("the same at 3 bits", partial(K.rotated, bits=3)),
     "rotated-2": ("the same at 2 bits", partial(K.rotated, bits=2)),
     "gear-2": ("2 bits, a low rank, entries apart", partial(K.gear, bits=2, group=32, rank=1)),
-    "zipcache": ("salient tokens in 4 bits, others in 2", partial(K.zipcache, group=32)),
+    "zipcache": ("salient tokens in 4 bits, or in 2", partial(K.zipcache, group=32)),
     "staircase": ("8, then 4, then 2 bits by age", partial(K.staircase, chunks=(1, 2))),
     "recent": ("the last tokens", lambda n: few(K.evict, n, K.recent())),
     "h2o": ("tokens that got most attention", lambda n: few(K.evict, n, K.h2o())),
     "attention": ("by those who saw them", lambda n: few(K.evict, n, K.normalised_attention())),
     "snapkv": ("that got most from the last ones", lambda n: few(K.evict, n, K.snapkv())),
-    "ems": ("who goes is merged into the nearest", partial(few, K.ems)),
+    "ems": ("who goes joins the nearest", partial(few, K.ems)),
 }
 
 
@@ -169,7 +169,13 @@ def arguments_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, required=True, help="has llm/stories260K in it")
-    parser.add_argument("--cache", default="kivi-2", choices=[*CACHES, "all"], metavar="NAME")
+    parser.add_argument(
+        "--cache",
+        default="kivi-2",
+        choices=[*CACHES, "all"],
+        metavar="NAME",
+        help="one of those below, kivi-2 by default, or all",
+    )
     parser.add_argument("--tokens", type=int, default=200, help="at most; 200 by default")
     parser.add_argument("--prompt", default="Once upon a time")
     return parser.parse_args(arguments)
