@@ -79,7 +79,8 @@ def rounded(
     """Codes of rows in levels of scale / s, each up or down at random; scale is at least |rows|."""
     levels = levels_of(bits)
     steps = jnp.abs(rows) / jnp.where(scale == 0, 1, scale) * levels
-    steps = jnp.minimum(jnp.floor(steps + uniform(key, rows.shape)), levels)
+    steps = jnp.floor(steps + uniform(key, rows.shape))
+    steps = jnp.where(steps <= levels, steps, levels)  # rounding, and NaN under a scale of NaN
     codes = (jnp.where(rows < 0, -steps, steps) + levels).astype(jnp.uint8)
     return packing.pack(codes, bits, axis=-1, tile=rows.shape[-1])
 

@@ -39,8 +39,8 @@ def quantized(format: Format = INT8, *, block: int = 256) -> Compressor:
         x = jnp.asarray(x)
         length = block_of(x.size, block)
         rows = blocks(x, length)
-        leaf = quantize(rows, format._replace(group=-1), axes=-1)
         finite = jnp.isfinite(rows).all(1, keepdims=True)
+        leaf = quantize(jnp.where(finite, rows, 0), format._replace(group=-1), axes=-1)
         leaf = dataclasses.replace(leaf, scales=jnp.where(finite, leaf.scales, jnp.nan))
         return wire(leaf, x), state
 

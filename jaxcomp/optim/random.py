@@ -7,8 +7,10 @@ step moves its counter instead. No counter comes twice within a draw, and the dr
 through the counters at different paces.
 """
 
+import functools
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -19,6 +21,7 @@ from jaxcomp.base import random_bits
 FRACTION_BITS = 24  # what a float32 in [0, 1) holds
 
 
+@jax.jit  # traced once, wherever it is used
 def fold(key: ArrayLike, *numbers: ArrayLike) -> UInt32[Array, "*shape 2"]:
     """The key of a key u32[2] and of integers: a step, the number of a leaf, the index of a sender.
 
@@ -33,6 +36,7 @@ def fold(key: ArrayLike, *numbers: ArrayLike) -> UInt32[Array, "*shape 2"]:
     return key
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def words(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
     """32 random bits for each element, a function of the key and of its position."""
     size = math.prod(shape)

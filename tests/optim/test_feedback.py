@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jaxcomp import optim
+from jaxcomp.base import Compressor
 
 PARAMS = {"w": jnp.ones((5, 3)), "b": jnp.zeros(3, jnp.bfloat16), "s": jnp.float32(2)}
 
@@ -70,22 +71,30 @@ def test_leaves_that_are_not_chosen_are_sent_as_they_are():
     assert state.nbytes[:, 0].tolist() == [3 * 4 + 2 + 3 * 2 + 4, 15 * 4 + 3 * 2 + 4]
 
 
+def shows_keys() -> Compressor:
+    """Of any array, a number of the key that it was compressed with."""
+
+    def compress(key, x, state):
+        return jnp.full(x.shape, key[0] >> 8, x.dtype), state
+
+    return Compressor(lambda x: (), compress, lambda wire: wire, None, None, "keys")
+
+
 def test_senders_draw_apart_where_they_are_named_and_steps_and_leaves_always():
-    ones = {"a": jnp.ones(64), "b": jnp.ones(64)}
-    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), ones)
-
     def run(**options):
-        transform = optim.compressed(optim.qsgd(2, block=64), **options)
-        state = jax.vmap(transform.init)(stacked)
+        transform = optim.compressed(shows_keys(), **options)
+        stacked = {"a": jnp.ones(2), "b": jnp.ones(2)}
+        state, outs = jax.vmap(transform.init)(stacked), []
         update = jax.jit(jax.vmap(transform.update, axis_name="senders"))
-        out, state = update(stacked, state)
-        return jax.tree.map(np.asarray, (out, update(stacked, state)[0]))
+        for _ in range(2):
+            out, state = update(stacked, state)
+            outs.append(np.stack([out["a"], out["b"]]))
+        return np.stack(outs)  # [steps, leaves, senders]
 
-    first, second = run(axis_name="senders")
-    assert (first["a"][0] != first["a"][1]).any() and (first["a"] != first["b"]).any()
-    assert (first["a"] != second["a"]).any()
-    alike, _ = run()
-    np.testing.assert_array_equal(alike["a"][0], alike["a"][1])
+    assert len(np.unique(run(axis_name="senders"))) == 8
+    alike = run(seed=1)
+    assert len(np.unique(alike)) == 4 and (alike[..., 0] == alike[..., 1]).all()
+    assert not np.isin(alike, run()).any()
 
 
 def test_half_precision_gradients_are_sent_so_and_the_rounding_is_kept():
