@@ -97,6 +97,24 @@ def test_senders_draw_apart_where_they_are_named_and_steps_and_leaves_always():
     assert not np.isin(alike, run()).any()
 
 
+def test_under_shard_map_each_device_is_a_sender_as_under_vmap():
+    transform = optim.error_feedback(optim.qsgd(2, block=8), axis_name="senders")
+    gradient = jnp.asarray(np.random.default_rng(0).normal(size=(8, 12)), jnp.float32)
+    state = jax.vmap(transform.init)(gradient)
+    mesh = jax.sharding.Mesh(np.array(jax.devices("cpu")[:8]), ("senders",))
+
+    def alone(gradient, state):
+        one = jax.tree.map(lambda x: x[0], (gradient, state))
+        return jax.tree.map(lambda x: x[None], transform.update(*one))
+
+    spec = jax.sharding.PartitionSpec("senders")
+    sharded = jax.shard_map(alone, mesh=mesh, in_specs=spec, out_specs=spec)
+    found = jax.jit(sharded)(gradient, state)
+    expected = jax.jit(jax.vmap(transform.update, axis_name="senders"))(gradient, state)
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
 def test_half_precision_gradients_are_sent_so_and_the_rounding_is_kept():
     transform = optim.error_feedback(optim.top_k(0.5))
     gradient = jnp.array([1.0, 0.001, 2, 3], jnp.bfloat16)
