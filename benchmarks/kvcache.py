@@ -25,7 +25,7 @@ from rich.table import Table
 import jaxcomp as jc
 from benchmarks import kvcache_tasks, kvcache_wire
 from benchmarks.kvcache_tasks import Tabled, smoothed
-from benchmarks.weights import machine
+from benchmarks.machine import machine
 
 F, K = jc.formats, jc.kvcache
 console = Console(width=130)

@@ -156,7 +156,15 @@ def stories_task(data: Path) -> Task:
     numbers = 2 * STORIES * LENGTH * config.layers * config.kv_heads * size
     calibration = _seen(params, tokenizer, path)
     return Task(
-        "stories260K", "KL per token", LENGTH, size, tokens.size, numbers, calibration, judge
+        "stories260K",
+        "KL per token",
+        LENGTH,
+        size,
+        tokens.size,
+        numbers,
+        calibration,
+        judge,
+        "neighbours",
     )
 
 

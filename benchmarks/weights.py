@@ -12,13 +12,9 @@ more than two of them is better. Groups are of 32: 128 divides neither 64 nor 17
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -28,6 +24,7 @@ from rich.table import Table
 
 import jaxcomp as jc
 from benchmarks import weights_tasks
+from benchmarks.machine import machine
 from benchmarks.weights_methods import SECTIONS
 
 console = Console(width=150)
@@ -91,18 +88,6 @@ def show(title, rows, unit):
             str(row["made_dense"]),
         )
     console.print(table)
-
-
-def machine():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": f"{jax.default_backend()}, {cores} cores, {platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
-        },
-    }
 
 
 def main():

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxcomp as jc
-from benchmarks.weights import machine
+from benchmarks.machine import machine
 
 F, W = jc.formats, jc.weights
 METHODS = {

@@ -74,6 +74,6 @@ def test_at_a_quarter_of_the_tokens_merging_beats_evicting():
     assert alone == pytest.approx(plain, rel=1e-4)
 
 
-def test_a_cosine_is_one():
-    with pytest.raises(jc.UnsupportedInput, match="near to be a cosine"):
+def test_shares_that_are_none_are_refused():
+    with pytest.raises(jc.UnsupportedInput, match="near from 0 to 1"):
         K.ems(8, near=2.0)
