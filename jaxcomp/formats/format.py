@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.formats.level_rules import Levels, check_levels, tables
 from jaxcomp.kernels.packing import TRITS, least_tile
 
 LONGEST_TILE = 128  # pairs of codes are half a tile apart; a TPU's registers hold 128 lanes
@@ -35,8 +36,9 @@ class Format(NamedTuple):
 
     bits   of a code, 1 to 8, or packing.TRITS
     group  values that share a scale; -1: a whole row, one per output; None: the whole matrix
-    table  the levels, ascending or not, 2**bits of them (a level may stand twice); a float dtype of
-           8 bits, whose bit patterns are the codes; or None: the codes themselves
+    table  the levels, ascending or not, 2**bits of them (a level may stand twice); the rule of one
+           table (level_rules.py); a float dtype of 8 bits, whose bit patterns are the codes; or
+           None: the codes themselves
     offset the level that means 0, of symmetric formats; 0 leaves integers no negative levels, and
            is for what has none, such as scales: such a format needs a name
     scale  how scales are stored: a dtype, "e8m0" (a power of two in a byte), or a Format
@@ -48,7 +50,7 @@ class Format(NamedTuple):
 
     bits: int
     group: int | None = -1
-    table: tuple[float, ...] | str | None = None
+    table: tuple[float, ...] | Levels | str | None = None
     offset: int = 0
     scale: "str | Format" = "bfloat16"
     zero: "str | Format | None" = None
@@ -80,6 +82,10 @@ def check(format: Any) -> None:
     if isinstance(table, str):
         good = table.startswith("float8") and bits == 8 and _is_floating(table)
         demand(good, "table", "levels, or the name of a float8 dtype for 8 bits")
+    elif isinstance(table, Levels):
+        check_levels(table)
+        good = bits == table.bits and len(table.of) == 1
+        demand(good, "table", f"levels of one table of bits={bits}")
     elif table is not None or bits == TRITS:
         count = 3 if bits == TRITS else 1 << bits
         good = isinstance(table, tuple) and len(table) == count
@@ -154,7 +160,9 @@ def levels(format: Format) -> np.ndarray:
 
 def table(format: Format) -> tuple[float, ...] | None:
     """The levels as a tuple; None where they are the codes."""
-    return _patterns(format.table) if isinstance(format.table, str) else format.table
+    if isinstance(format.table, str):
+        return _patterns(format.table)
+    return tables(format.table)[0] if isinstance(format.table, Levels) else format.table
 
 
 @functools.cache

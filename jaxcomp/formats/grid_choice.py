@@ -21,14 +21,13 @@ from jaxcomp.formats import rows
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import Layout, merged_axis
 from jaxcomp.formats.leaf import Leaf, leaf_class, static
+from jaxcomp.formats.level_rules import MOST_TABLES, Levels, Tables
+from jaxcomp.formats.level_rules import tables as tables_of
 from jaxcomp.formats.qtensor import QTensor, from_codes, read, store
 from jaxcomp.kernels import packing
 
-Tables = tuple[tuple[float, ...], ...]
-
 # What max|w| / max|level| is multiplied by in turn: cutting off less than a 25th of the range more
 # at a time finds no more than 1 % of squared error.
-MOST_TABLES = 256  # choices are bytes
 SHRINK = tuple(1 - i / 25 for i in range(21))
 
 
@@ -36,13 +35,15 @@ SHRINK = tuple(1 - i / 25 for i in range(21))
 class GridChoice(Leaf):
     """codes u8 [..., in' packed, ...]; scales [..., groups, ...]; choices u8, as scales.
 
-    tables are static: all have 2**bits levels. format says how the rest is kept.
+    tables are static, and better a rule of few numbers than tables as they stand: these are in no
+    nbytes, and in a file once for each leaf. All have 2**bits levels. format says how the rest is
+    kept.
     """
 
-    codes: jax.Array
+    codes: Any  # a file is read once without arrays
     scales: Any
-    choices: jax.Array
-    tables: Tables = static()
+    choices: Any
+    tables: Tables | Levels = static()
     format: Format = static()
     dtype: object = static()
     packed: object = static()
@@ -57,15 +58,16 @@ class GridChoice(Leaf):
         scales, _ = read(self.scales, None, format)
         scales = jnp.moveaxis(scales, axis, -1)
         grouped = codes.reshape(*codes.shape[:-1], choices.shape[-1], -1)
-        flat = jnp.asarray(self.tables, jnp.float32).reshape(-1)
-        values = flat[choices[..., None] * len(self.tables[0]) + grouped] * scales[..., None]
+        tables = jnp.asarray(tables_of(self.tables), jnp.float32)
+        values = tables.reshape(-1)[choices[..., None] * tables.shape[1] + grouped]
+        values = values * scales[..., None]
         return rows.from_last(values.reshape(codes.shape), self)
 
     def matmul(self, x: jax.Array) -> jax.Array:
         return rows.matmul(x, self)
 
     def describe(self) -> str:
-        return f"{self.format}, of {len(self.tables)} tables"
+        return f"{self.format}, of {len(tables_of(self.tables))} tables"
 
     def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
         return "blocked lax", "" if platform == "cpu" else f"no kernel for tables on {platform}"
@@ -77,7 +79,7 @@ class GridChoice(Leaf):
 
 def choose(
     w: Float[Array, "out in"],
-    tables: Tables,
+    tables: Tables | Levels,
     format: Format,
     *,
     shrink: tuple[float, ...] = SHRINK,
@@ -85,12 +87,13 @@ def choose(
 ) -> GridChoice | QTensor:
     """The matrix rounded to nearest: for each group the table and the scale of least squared error.
 
-    tables: 2**format.bits levels each, in any order; a level may stand twice. format: bits, group,
-    scale, pad and name; its own table is not used. The scales tried are max|w| / max(table) times
-    each of `shrink`, and max|w| / |min(table)|. One table makes a QTensor of it.
+    tables: a rule, or 2**format.bits levels each, in any order; a level may stand twice. format:
+    bits, group, scale, pad and name; its own table is not used. The scales tried are
+    max|w| / max(table) times each of `shrink`, and max|w| / |min(table)|. One table makes a
+    QTensor of it.
     """
     check_tables(tables, format)
-    format = format._replace(table=tables[0], offset=0, zero=None)
+    format = _of_first(format, tables)
     codes, scales, choices = _search(w.astype(jnp.float32), tables, format, shrink)
     return chosen(codes, scales, choices, tables, format, size=w.shape[1], dtype=dtype)
 
@@ -99,23 +102,30 @@ def chosen(
     codes: Integer[Array, "out in"],
     scales: Any,
     choices: Integer[Array, "out groups"],
-    tables: Tables,
+    tables: Tables | Levels,
     format: Format,
     *,
     size: int,
     dtype: Any = jnp.float32,
 ) -> GridChoice | QTensor:
     """A matrix of codes that index their table as it stands, and of scales as stored."""
-    format = format._replace(table=tables[0], offset=0, zero=None)
+    format = _of_first(format, tables)
     leaf = from_codes(codes, scales, None, format, size=size, dtype=dtype)
-    if len(tables) == 1:
+    if len(tables_of(tables)) == 1:
         return leaf
     static = (tables, leaf.format._replace(table=None), leaf.dtype, leaf.packed)
     return GridChoice(leaf.codes, leaf.scales, choices.astype(jnp.uint8), *static)
 
 
-def check_tables(tables: Tables, format: Format) -> None:
+def _of_first(format: Format, tables: Tables | Levels) -> Format:
+    rule = isinstance(tables, Levels)
+    table = tables._replace(of=tables.of[:1]) if rule else tables[0]
+    return format._replace(table=table, offset=0, zero=None)
+
+
+def check_tables(tables: Tables | Levels, format: Format) -> None:
     """UnsupportedInput where the tables are not some, or not of the format's number of levels."""
+    tables = tables_of(tables)
     sizes = {len(table) for table in tables}
     if not 0 < len(tables) <= MOST_TABLES or sizes != {1 << format.bits}:
         raise UnsupportedInput(
@@ -147,7 +157,7 @@ class _Grids(NamedTuple):
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _search(w, tables, format, shrink):
     """(codes [out, in'], scales as stored, choices u8[out, groups])."""
-    grouped = grids.in_groups(w, format)
+    grouped, tables = grids.in_groups(w, format), tables_of(tables)
     order = np.argsort(np.asarray(tables), 1).astype(np.int32)
     levels = np.take_along_axis(np.asarray(tables, np.float32), order, 1)
     known = _Grids(*map(jnp.asarray, (levels, (levels[:, 1:] + levels[:, :-1]) / 2, order)))

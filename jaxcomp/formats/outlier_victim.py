@@ -47,7 +47,7 @@ SPANS = tuple(
 class OutlierVictim(Leaf):
     """codes u8 [..., in' / 2, ...]; scales [..., groups, ...]. format: group, scale and tile."""
 
-    codes: jax.Array
+    codes: Any  # a file is read once without arrays
     scales: Any
     format: Format = static()
     dtype: object = static()

@@ -64,7 +64,7 @@ class QTensor(Leaf):
     @property
     def has_integers(self) -> bool:
         """Whether its levels are integers of 8 bits, so that matmul_int8 works."""
-        table = self.format.table
+        table = grids.table(self.format)
         return table is None or table == tuple(range(len(table)))
 
     def matmul_int8(self, x: jax.Array) -> jax.Array:

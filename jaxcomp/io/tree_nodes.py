@@ -25,6 +25,7 @@ from jaxcomp.base import CorruptStream, UnsupportedInput
 from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.layout import merged_axis
 from jaxcomp.formats.leaf import Leaf
+from jaxcomp.formats.level_rules import Levels, check_levels
 from jaxcomp.io.coded_array import Codes
 from jaxcomp.kernels.packing import least_tile
 from jaxcomp.tree import is_compressed, path_text
@@ -46,6 +47,7 @@ LEAVES = {
 # Every NamedTuple among their static fields.
 STATICS = {
     "Format": "jaxcomp.formats.format",
+    "Levels": "jaxcomp.formats.level_rules",
     "Rule": "jaxcomp.formats.latent",
 }
 # Wide enough for every model, and none to exhaust a stack.
@@ -310,9 +312,9 @@ def _check_static(given: dict[str, Any], name: str) -> None:
         floating = isinstance(x, np.dtype) and jax.dtypes.issubdtype(x, np.floating)
         if key == "dtype" and not floating:
             raise CorruptStream(f"expected a floating dtype of {name}, got {ascii(x)[:40]}")
-        if isinstance(x, Format):
+        if isinstance(x, (Format, Levels)):
             try:
-                check(x)
+                check(x) if isinstance(x, Format) else check_levels(x)
             except UnsupportedInput as error:
                 raise CorruptStream(f"expected a format in {name}: {error}") from None
 

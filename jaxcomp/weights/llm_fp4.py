@@ -24,6 +24,7 @@ from jaxcomp.formats.float4 import FP4
 from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.grid_choice import choose
 from jaxcomp.formats.layout import to_matrix
+from jaxcomp.formats.level_rules import Levels
 from jaxcomp.formats.transformed import activation_format, with_activation
 from jaxcomp.lift.statistics import max_magnitude
 from jaxcomp.weights.basis import in_basis
@@ -57,7 +58,7 @@ def llm_fp4(
             f"expected mantissas that leave 1 to {MOST_EXPONENT} bits of exponent in {bits} bits, "
             f"got {mantissas}; choose among {known}"
         )
-    tables = tuple(float_levels(bits - 1 - m, m) for m in mantissas)
+    tables = Levels("float", bits, tuple(mantissas))
     name = f"e{bits - 1 - mantissas[0]}m{mantissas[0]}" if len(mantissas) == 1 else f"float{bits}"
     format = format._replace(name=name)
 
@@ -84,19 +85,3 @@ def _shifts(largest: Float[Array, " in"]) -> Float[Array, " in"]:
     middle = jnp.median(largest)
     k = jnp.round(jnp.log2(jnp.where(middle > 0, largest / middle, 1.0)))
     return jnp.exp2(-jnp.clip(k, 0, SHIFTS)).astype(jnp.bfloat16)
-
-
-def float_levels(exponent: int, mantissa: int) -> tuple[float, ...]:
-    """The levels of a sign bit, exponent bits and mantissa bits, in the order of their patterns.
-
-    The least exponent has no leading one; no pattern is an infinity or NaN. E2M1 are 0, 0.5, 1,
-    1.5, 2, 3, 4, 6 and their negatives.
-    """
-    steps = 1 << mantissa
-    magnitudes = [
-        2.0 * m / steps if e == 0 else (1 + m / steps) * 2.0**e
-        for e in range(1 << exponent)
-        for m in range(steps)
-    ]
-    half = [x / 2 for x in magnitudes]
-    return (*half, *(-x for x in half))

@@ -33,17 +33,17 @@ from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.grid_choice import choose, chosen
 from jaxcomp.formats.integer import INT4
 from jaxcomp.formats.layout import to_matrix
+from jaxcomp.formats.level_rules import Levels, tables
 from jaxcomp.formats.qtensor import read, store
 from jaxcomp.lift.statistics import second_moment
 from jaxcomp.weights.adaquant import lower
 from jaxcomp.weights.gptq import Factor, Record, factor, note
 from jaxcomp.weights.jlcm import BLOCK, Fit, move
 from jaxcomp.weights.options import check_real, check_whole
-from jaxcomp.weights.power import powers
 
 STARTS = ("gptq", "power")
-# From beyond cubes to the uniform grid. Steps of 0.01 lower errors by 1 % at most; tables are of a
-# leaf's structure, so they are few. Every fifth is searched at first, as many as power tries.
+# From beyond cubes to the uniform grid. Steps of 0.01 lower errors by 1 % at most; all
+# stand in each leaf's rule, so they are few. Every fifth is searched first, as many as power tries.
 LEAST, STEP, SEARCHED = 0.3, 0.02, 5
 EXPONENTS = tuple(round(LEAST + STEP * i, 2) for i in range(36))
 RATE = 0.1  # of v, in codes: 0.3 from power and 0.03 from gptq end within 10 %, on either side
@@ -82,14 +82,15 @@ def nupes(
             f"expected a format with a plain scale for each output, got {format}; set group=-1, as "
             "INT4 has it"
         )
-    tables = powers(format.bits, EXPONENTS)
+    ladders = Levels("power", format.bits, EXPONENTS)
+    fewer = ladders._replace(of=EXPONENTS[::SEARCHED])
     format = format._replace(table=None, offset=0, zero=None, name=f"power{format.bits}")
     whole = Format(format.bits, group=-1)
 
     def compress(w, statistics, axes):
         matrix, place = to_matrix(w, axes)
         moment = statistics["moment"]
-        first = choose(matrix, tables[::SEARCHED], format)
+        first = choose(matrix, fewer, format)
         known = None
         if start == "gptq":
             known = factor(moment, damping, whole, order="activation", block=BLOCK)
@@ -97,7 +98,7 @@ def nupes(
         searched = (first.scales, first.choices.astype(jnp.int32) * SEARCHED)
         codes, *found = _solve(matrix, moment, known, *searched, damping, rate, format, steps)
         size = matrix.shape[1]
-        leaf = chosen(codes, *found, tables, format, size=size, dtype=w.dtype)
+        leaf = chosen(codes, *found, ladders, format, size=size, dtype=w.dtype)
         return leaf.placed(place)
 
     return Transform(compress, second_moment, "nupes")
@@ -181,7 +182,7 @@ def coordinates(
     u: Float[Array, "out in"], choices: Integer[Array, " out"], bits: int
 ) -> Float[Array, "out in"]:
     """v of which u is the level, in proportion between two integers; round(v) is the nearest."""
-    ladders = jnp.asarray(powers(bits, EXPONENTS), jnp.float32)[choices]
+    ladders = jnp.asarray(tables(Levels("power", bits, EXPONENTS)), jnp.float32)[choices]
     below = sum((u >= ladders[:, k, None]).astype(jnp.int32) for k in range(1, (1 << bits) - 1))
     low, high = (jnp.take_along_axis(ladders, below + k, 1) for k in (0, 1))
     return below + jnp.clip((u - low) / (high - low), 0.0, 1.0) - _top(bits) - 1
@@ -196,9 +197,9 @@ def of_gptq(
 ) -> Float[Array, "out in"]:
     """The integers that gptq rounds to on these grids."""
     columns, size = known.columns, w.shape[1]
-    tables = jnp.asarray(powers(bits, EXPONENTS), jnp.float32)
+    ladders = jnp.asarray(tables(Levels("power", bits, EXPONENTS)), jnp.float32)
     turned = jnp.pad(w, ((0, 0), (0, len(columns) - size))).T[columns]
-    fit = Fit(tables, choices, scales, jnp.zeros(turned.shape, jnp.int32))
+    fit = Fit(ladders, choices, scales, jnp.zeros(turned.shape, jnp.int32))
     codes = move(turned, known.feed.T, fit, 1 << bits).codes
     codes = jnp.zeros_like(codes).at[columns].set(codes)[:size].T
     return codes.astype(jnp.float32) - _top(bits) - 1

@@ -13,9 +13,10 @@ the integer below the most negative one is used.
 
 from jaxcomp.base import Transform, UnsupportedInput
 from jaxcomp.formats.format import Format, check
-from jaxcomp.formats.grid_choice import Tables, choose
+from jaxcomp.formats.grid_choice import choose
 from jaxcomp.formats.integer import INT4
 from jaxcomp.formats.layout import to_matrix
+from jaxcomp.formats.level_rules import Levels, check_levels
 
 # From cubes, which serve the tails of Student's t with 3 degrees of freedom, to the uniform grid.
 EXPONENTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 1 / 3)
@@ -27,7 +28,8 @@ def power(format: Format = INT4, *, exponents: tuple[float, ...] = EXPONENTS) ->
     check(format)
     if not exponents or not all(0.1 <= a <= 1 for a in exponents):
         raise UnsupportedInput(f"expected exponents from 0.1 to 1, got {exponents}; 0.5 is usual")
-    tables = powers(format.bits, exponents)
+    tables = Levels("power", format.bits, tuple(map(float, exponents)))
+    check_levels(tables)
     name = f"power{format.bits}"
     if len(exponents) == 1:
         name += f" {exponents[0]:.2g}"
@@ -38,17 +40,3 @@ def power(format: Format = INT4, *, exponents: tuple[float, ...] = EXPONENTS) ->
         return choose(matrix, tables, format, dtype=w.dtype).placed(place)
 
     return Transform(compress, None, "power")
-
-
-def powers(bits: int, exponents: tuple[float, ...]) -> Tables:
-    """For each exponent a the levels sgn(q) |q|^(1 / a) of the signed integers, the lowest first.
-
-    Divided by that of the largest, so that they are at most 1.
-    """
-    if not 2 <= bits <= 8:
-        raise UnsupportedInput(f"expected 2 to 8 bits, got {bits}; choose among these")
-    top = (1 << bits - 1) - 1
-    integers = range(-top - 1, top + 1)
-    return tuple(
-        tuple((abs(q) / top) ** (1 / a) * (-1 if q < 0 else 1) for q in integers) for a in exponents
-    )

@@ -18,8 +18,11 @@ from jaxcomp import formats
 from jaxcomp.coding import container
 from jaxcomp.formats import INT4_G32, INT8, UINT3_G32, Format, quantize
 from jaxcomp.formats.codebook import codebook
+from jaxcomp.formats.grid_choice import choose
 from jaxcomp.formats.latent import Rule, latent
+from jaxcomp.formats.level_rules import Levels
 from jaxcomp.formats.low_rank import low_rank
+from jaxcomp.formats.outlier_victim import outlier_victim
 from jaxcomp.formats.qtensor import from_codes
 from jaxcomp.formats.selected import selected
 from jaxcomp.formats.sparse_nm import sparse_nm
@@ -134,8 +137,10 @@ def test_every_kind_of_leaf_comes_back():
         latent(w, four.format, rule, jnp.ones((16, 2)), jnp.float32),
         Transformed(four, signs=jnp.ones((1, 8), jnp.uint8), rotate=True, activation="int8"),
         Sum((four, low_rank(w[:, :3], w[:3]))),
+        choose(w, Levels("power", 4, (1.0, 0.5)), formats.INT4_G32),
+        outlier_victim(w, formats.INT4_G32),
     ]
-    assert {type(leaf).__name__ for leaf in leaves} >= set(LEAVES) - {"GridChoice", "OutlierVictim"}
+    assert {type(leaf).__name__ for leaf in leaves} == set(LEAVES)
     back = tree_of(weights_bytes(leaves))
     assert_same(back, leaves)
     assert [str(leaf.describe()) for leaf in back] == [leaf.describe() for leaf in leaves]

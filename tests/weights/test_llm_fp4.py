@@ -8,12 +8,12 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats import INT4, dense
-from jaxcomp.formats.float4 import E2M1, FP4
+from jaxcomp.formats.float4 import FP4
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.microscaling import MXFP4
 from jaxcomp.formats.qtensor import QTensor
 from jaxcomp.weights.activation import activation
-from jaxcomp.weights.llm_fp4 import float_levels, llm_fp4
+from jaxcomp.weights.llm_fp4 import llm_fp4
 from jaxcomp.weights.rtn import rtn
 from tests.checks import check_transform
 from tests.weights.outliers import compressed, layer, output_error
@@ -34,14 +34,6 @@ def made(w, method):
 
 def error(leaf, w):
     return float(((np.asarray(to_dense(leaf)) - w) ** 2).sum() / (w**2).sum())
-
-
-def test_levels_are_those_of_the_bit_patterns():
-    assert float_levels(2, 1) == E2M1
-    assert float_levels(1, 2)[:8] == (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75)
-    assert float_levels(3, 0)[:8] == (0, 1, 2, 4, 8, 16, 32, 64)
-    fp8 = np.arange(128, dtype=np.uint8).view(jnp.float8_e5m2).astype(np.float32)[:124]
-    np.testing.assert_array_equal(np.array(float_levels(5, 2)[:124]), fp8 * 2.0**14)
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)

@@ -8,9 +8,9 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats import INT3, INT4
+from jaxcomp.formats.level_rules import power_levels
 from jaxcomp.weights import gptq, nupes, power, rtn
 from jaxcomp.weights.nupes import EXPONENTS, SEARCHED, Moving, coordinates, rounded, solve
-from jaxcomp.weights.power import powers
 from tests.checks import check_leaf, check_lift
 from tests.weights.rounding_cases import compiled, layer
 
@@ -55,7 +55,7 @@ def test_weights_on_the_grid_come_back_exactly(start):
     codes = rng.integers(0, 8, (48, 80))
     codes[:, 0] = 7  # the scale is found by the largest level
     choices = SEARCHED * rng.integers(0, len(FEW), 48)
-    tables = np.asarray(powers(3, EXPONENTS), np.float32)[choices]
+    tables = np.array([power_levels(3, a) for a in EXPONENTS], np.float32)[choices]
     scales = 2.0 ** rng.integers(-2, 3, (48, 1)).astype(np.float32)
     w = jnp.asarray(np.take_along_axis(tables, codes, 1) * scales)
     leaf = run(nupes(INT3, start=start, steps=20), LAYER._replace(w=w))
@@ -80,7 +80,7 @@ def test_gradients_are_those_of_the_power_and_of_levels_in_proportion():
 
 
 def test_coordinates_are_between_the_levels():
-    ladder = np.asarray(powers(3, EXPONENTS)[10], np.float32)
+    ladder = np.asarray(power_levels(3, EXPONENTS[10]), np.float32)
     u = jnp.asarray([[*ladder[:-1] + 0.25 * np.diff(ladder), ladder[-1], 9.0, -9.0]])
     v = coordinates(u, jnp.array([10]), 3)
     np.testing.assert_allclose(v[0], [*np.arange(-4, 3) + 0.25, 3, 3, -4], atol=1e-5)
