@@ -129,12 +129,15 @@ def _without_ones(view: View) -> View:
 
 def _moves(value: Any) -> bool:
     """Whether a loop over the value goes over an axis of a weight: not over one that it is
-    repeated along, or that it was given."""
+    repeated along, or that it was given, or a packed one of size 1, which its parts do not have."""
     if not isinstance(value, View):
         return False
     if value.axes[0]:
         return value.axes[0][0].axis is not None
-    return value.source.array.shape[0] == 1
+    array = value.source.array
+    if isinstance(array, Leaf) and -len(array.shape) not in array.layout.free:
+        return False
+    return array.shape[0] == 1
 
 
 def _inner(view: View, array: Any, index: Any) -> View:

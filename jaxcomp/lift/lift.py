@@ -118,6 +118,8 @@ class _Packed:
         leaf, place = view.source.array, view.source.array.layout
         others = tuple(axis for axis in place.free if axis not in plan.batch)
         name, why = leaf.kernel(self.platform, x.dtype)
+        if not set(plan.batch).isdisjoint(place.axes):
+            return f"it is paired along axes {plan.batch}, and is packed along {place.axes}"
         summed = _sizable(leaf, plan.contracted)
         if summed == _sizable(leaf, place.axes):
             run = batched

@@ -64,7 +64,7 @@ def plan(view: View, x_shape: tuple[int, ...], dimension_numbers, *, first: bool
         start = len(batch_atoms) + len(x_free)
         summed = [start + i for i, a in enumerate(over_atoms) if a.axis is None]
         kept = [a for a in over_atoms if a.axis is not None]
-        x = x.sum(summed) if summed else x
+        x = x.sum(tuple(summed)) if summed else x
         order = [batch_atoms.index(a) for a in sorted(real, key=place)]
         order += [i for i, a in enumerate(batch_atoms) if a.axis is None]
         order += range(len(batch_atoms), start)

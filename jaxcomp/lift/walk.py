@@ -206,6 +206,7 @@ def _product(equation, values, handler):
         right = handler.materialise(right, "dot_general", "the other operand is compressed too")
     first = isinstance(left, View)
     view, x = (left, right) if first else (right, left)
+    x = jnp.asarray(x)  # what fn closes over may be NumPy's
     if not jnp.issubdtype(x.dtype, jnp.floating):  # the product itself takes integers so
         wanted = equation.outvars[0].aval.dtype
         if not jnp.issubdtype(wanted, jnp.floating):

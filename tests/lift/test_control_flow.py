@@ -96,6 +96,14 @@ def test_layers_that_share_a_scale_are_scanned():
     check_law(_scan, scaled(1, 8, 8, shared=True), X)
 
 
+@pytest.mark.parametrize("axes", [(-3, -2), (-3, -1)])
+def test_a_packed_axis_of_size_one_is_scanned(axes):
+    leaf = scaled(1, 8, 8, axes=axes)
+    found = check_law(_scan, leaf, X)
+    assert {row.ran for row in found.rows} == {"scaled on cpu"}
+    check_law(lambda ws, x: _scan(ws[None, 0], x), leaf, X)
+
+
 def test_a_loop_that_changes_the_weight_it_carries_needs_it_dense():
     check_law(_by_weight(False), LAYERS, X, materialised=[""])
     check_law(

@@ -145,6 +145,31 @@ def test_products_of_vectors_and_stacks():
     check_law(jax.vmap(lambda w, x: x @ w), scaled(3, 8, 6), X)
 
 
+@pytest.mark.parametrize(
+    "axes, equation, x, w",
+    [
+        ((-2,), "bmo,bo->bm", (12, 3, 6), (12, 6)),
+        ((-3, -2), "bho,hdo->bhd", (3, 4, 5), (4, 2, 5)),
+        ((-2, -1), "zbc,zb->bc", (1, 6, 3), (1, 6)),
+    ],
+)
+def test_a_product_paired_along_a_packed_axis_says_so(axes, equation, x, w):
+    def fn(w, x):
+        return jnp.einsum(equation, x, w)
+
+    leaf, x = scaled(*w, axes=axes), normal(*x)
+    found = check_law(fn, leaf, x, materialised=[""])
+    assert [row.why for row in found.rows][0].startswith("it is paired along axes")
+    with pytest.raises(jc.MaterialisedLeaf, match="paired along"):
+        jc.lift(fn, strict=True)(leaf, x)
+
+
+def test_an_array_of_numpy_meets_a_repeated_weight():
+    x = np.asarray(normal(3, 24))
+    leaf = scaled(12, 6)
+    check_law(lambda w: x @ jnp.broadcast_to(w, (2, 12, 6)).reshape(24, 6), leaf)
+
+
 def test_what_rounds_its_inputs_is_not_transposed():
     inner = jax.jit(jc.formats.quantize, static_argnums=1)(normal(64, 32), jc.formats.INT8)
     leaf = jc.formats.Transformed(inner, activation="int8")
