@@ -54,7 +54,8 @@ def compress(
     Leaves that are compressed already, and arrays that are not floats, are left alone. A bar shows
     the progress of long work on a terminal. Raises UnsupportedInput, with the path of the leaf, for
     NaN weights, groups that do not divide, a selected weight that stats have not seen, statistics
-    that the method needs and stats lack or that are not finite, and where nothing is selected.
+    that the method needs and stats lack, that are not finite or that hold no vectors (of an expert,
+    say, which no batch reached), and where nothing is selected.
     """
     if stats is None and axes is None:
         raise UnsupportedInput(
@@ -84,6 +85,8 @@ def compress(
             )
         place = _place(path, w, stats, axes)
         state = _state(path, transform, stats)
+        if state is not None:
+            _check_reached(path, transform, state, stats[path])
         check_finite(jnp.asarray(w), named(path))
         try:
             made = stacked(transform, w, state, *place)
@@ -205,6 +208,28 @@ def _state(path: str, transform: Transform, stats: Any) -> Any:
             "observe batches without NaN, and a function that does not overflow on them"
         )
     return state
+
+
+def _check_reached(path: str, transform: Transform, state: Any, seen: Any) -> None:
+    """UnsupportedInput for matrices of which nothing was gathered: experts, branches not taken.
+
+    Told by states of zeros, as those of every Statistic here begin.
+    """
+    lead = seen.shape[: seen.leading]
+    missed = np.ones(lead, bool)
+    for x in sorted(jax.tree.leaves(state), key=lambda x: x.size):  # a count, mostly, says it all
+        if not missed.any():
+            return
+        missed &= ~np.asarray(x).reshape(*lead, -1).any(-1)
+    if not missed.any():
+        return
+    at = np.argwhere(missed).tolist()
+    which = f" for {len(at)} of {missed.size} matrices, {at[:8]}" if lead else ""
+    raise UnsupportedInput(
+        f"{named(path)}: expected vectors that multiply it, for {transform.name}, got none but "
+        f"zeros{which}; observe batches that reach all of it, leave it out with where=, or take "
+        "jc.weights.rtn for it"
+    )
 
 
 def _multiplied(stats: Mapping[str, Any]) -> Callable[[str, Any], bool]:

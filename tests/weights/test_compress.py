@@ -230,3 +230,23 @@ def test_statistics_that_are_not_finite_are_refused_and_never_used(wrong):
         with pytest.raises(jc.UnsupportedInput, match="head: expected finite .* without NaN"):
             compress(PARAMS, method, stats=stats, where=lambda path, _: path == "head")
     compress(PARAMS, RTN, stats=stats)  # what needs no statistics does not look at them
+
+
+@pytest.mark.parametrize("need", [second_moment, max_magnitude, both(mean_magnitude)])
+def test_matrices_that_no_batch_reached_are_refused_and_named(need):
+    params = {"experts": _normal(4, 32, 8), "branch": _normal(32, 8)}
+
+    def fn(p, x):
+        routed = jax.lax.ragged_dot(x, p["experts"], jnp.array([3, 0, 3, 0], jnp.int32))
+        return jax.lax.cond(x[0, 0] > 1e9, lambda: x @ p["branch"], lambda: routed)
+
+    stats = jc.observe(fn, params, [_normal(6, 32)], statistic=need)
+    method = Transform(RTN.compress, need, "mine")
+    for path, says in [
+        ("experts", r"experts: .* for mine, .* zeros for 2 of 4 matrices, \[\[1\], \[3\]\]; obs"),
+        ("branch", "branch: .* got none but zeros; observe batches that reach all"),
+    ]:
+        with pytest.raises(jc.UnsupportedInput, match=says):
+            compress(params, method, stats=stats, where=lambda name, _, path=path: name == path)
+    small = compress(params, RTN, stats=stats)
+    assert all(map(jc.tree.is_compressed, small.values()))
