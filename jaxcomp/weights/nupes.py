@@ -33,7 +33,7 @@ from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.grid_choice import choose, chosen
 from jaxcomp.formats.integer import INT4
 from jaxcomp.formats.layout import to_matrix
-from jaxcomp.formats.level_rules import Levels, tables
+from jaxcomp.formats.level_rules import Levels, check_levels, tables
 from jaxcomp.formats.qtensor import read, store
 from jaxcomp.lift.statistics import second_moment
 from jaxcomp.weights.adaquant import lower
@@ -83,6 +83,7 @@ def nupes(
             "INT4 has it"
         )
     ladders = Levels("power", format.bits, EXPONENTS)
+    check_levels(ladders)
     fewer = ladders._replace(of=EXPONENTS[::SEARCHED])
     format = format._replace(table=None, offset=0, zero=None, name=f"power{format.bits}")
     whole = Format(format.bits, group=-1)
