@@ -61,9 +61,11 @@ def formats(task):
 
     return {
         "dense bfloat16": K.dense(slots),
+        "int8 per channel": K.quantized(F.INT8, slots, over=32, window=32),
         "int8 per token": K.quantized(token(F.INT8, size), slots),
         "fp8 per token": K.quantized(token(F.FP8_E4M3, size), slots),
         "int4 per token": K.quantized(token(F.INT4, size), slots),
+        "int4 per channel": K.quantized(F.INT4, slots, over=32, window=32),
         "uint4 per token": uint(4),
         "uint4 per token, smoothed": smooth(4),
         "rotated 4": K.rotated(slots, bits=4),
@@ -206,7 +208,6 @@ def decoded(cache, last=32, piece=512):
     state = cache.init(1, LONG_HEADS, LONG_SIZE, jnp.bfloat16)
     one = [x[:, :1] for x in new]
     memory = run.lower(state, *one).compile().memory_analysis()
-    programs = 0
     state = jax.block_until_ready(fill(state, *new[1:], queries=new[0]))
     start = time.perf_counter()
     count = LONG_SLOTS // piece - 2

@@ -51,3 +51,12 @@ def test_a_group_that_does_not_divide_the_head_says_so():
         jc.kvcache.quantized(F.INT4, 16), odd, *qkv(3, batch=1, heads=1, size=7)
     )
     assert jnp.isfinite(out).all() and jax.tree.leaves(odd)[0].shape[-1] == 4
+
+
+def test_by_channel_over_tokens_large_channels_cost_nothing():
+    q, k, v = qkv(64)
+    large = k.at[..., ::16].add(20.0)
+    by_token, _ = error(jc.kvcache.quantized(F.UINT4, 64), q, large, v)
+    by_channel, state = error(jc.kvcache.quantized(F.UINT4, 64, over=16), q, large, v)
+    assert by_channel < 0.5 * by_token
+    assert jc.tree.nbytes(state.keys) == 2 * 2 * 4 * 32 * (16 // 2 + 2 + 1)  # codes, scale, zero
