@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Folders whose public names are methods, each with a row in the README.
 METHOD_FOLDERS = (
-    *("coding", "codecs", "entropy", "formats", "kvcache", "measures", "nets", "weights"),
+    *("coding", "codecs", "entropy", "formats", "kvcache", "measures", "nets", "optim", "weights"),
 )
 LONGEST_FILE = 400
 
