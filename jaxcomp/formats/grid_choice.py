@@ -23,7 +23,7 @@ from jaxcomp.formats.layout import Layout, merged_axis
 from jaxcomp.formats.leaf import Leaf, leaf_class, static
 from jaxcomp.formats.level_rules import MOST_TABLES, Levels, Tables
 from jaxcomp.formats.level_rules import tables as tables_of
-from jaxcomp.formats.qtensor import QTensor, from_codes, read, store
+from jaxcomp.formats.qtensor import QTensor, check_concrete, from_codes, read, store
 from jaxcomp.kernels import packing
 
 # What max|w| / max|level| is multiplied by in turn: cutting off less than a 25th of the range more
@@ -93,6 +93,7 @@ def choose(
     QTensor of it.
     """
     check_tables(tables, format)
+    check_concrete(w, "w")
     format = _of_first(format, tables)
     codes, scales, choices = _search(w.astype(jnp.float32), tables, format, shrink)
     return chosen(codes, scales, choices, tables, format, size=w.shape[1], dtype=dtype)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jaxcomp.formats.format import Format, check_storage
 from jaxcomp.formats.layout import Layout, from_matrix, merged_axis, unmerge
 from jaxcomp.formats.leaf import Leaf, dense, is_shared, leaf_class, map_leading, static
-from jaxcomp.formats.qtensor import QTensor, from_groups
+from jaxcomp.formats.qtensor import QTensor, check_concrete, from_groups
 
 
 @leaf_class
@@ -80,6 +80,8 @@ def low_rank(
     A Format has one scale per output of outer, and one per row of inner: its group is not used.
     """
     check_storage(factors)
+    check_concrete(outer, "outer")
+    check_concrete(inner, "inner")
     size = inner.shape[1]
     flat = inner.reshape(1, -1)
     if isinstance(factors, Format):

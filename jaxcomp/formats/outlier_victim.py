@@ -28,7 +28,7 @@ from jaxcomp.formats import rows
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import Layout, merged_axis
 from jaxcomp.formats.leaf import Leaf, leaf_class, static
-from jaxcomp.formats.qtensor import from_codes, read, store
+from jaxcomp.formats.qtensor import check_concrete, from_codes, read, store
 from jaxcomp.kernels import packing
 
 IDENTIFIER, ZERO, NORMAL = 0, 8, 7
@@ -123,6 +123,7 @@ def outlier_victim(
             f"expected 4 bits with an even group, or a scale per output (group=-1), got {format}; "
             "pass jc.formats.INT4"
         )
+    check_concrete(w, "w")
     format = format._replace(table=None, zero=None, offset=ZERO)
     codes, scales = _search(w.astype(jnp.float32), format)
     leaf = from_codes(codes, scales, None, format, size=w.shape[1], dtype=dtype)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Integer
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats import format as grids
 from jaxcomp.formats.format import Format
-from jaxcomp.formats.layout import Layout, from_matrix, merged_axis, to_matrix, unmerge
+from jaxcomp.formats.layout import Layout, from_matrix, layout, merged_axis, to_matrix, unmerge
 from jaxcomp.formats.leaf import Leaf, check_floating, leaf_class, map_leading, static
 from jaxcomp.kernels import packing, quant_matmul, quant_matmul_int8
 from jaxcomp.kernels.quant_matmul_lax import Storage
@@ -147,18 +147,32 @@ class QTensor(Leaf):
 def quantize(w: ArrayLike, format: Format, axes: int | tuple[int, ...] = -2) -> QTensor:
     """w rounded to the nearest codes of the grid that spans each group (round to nearest).
 
-    axes: what a product with w sums over, -2 for a kernel [in, out].
-    UnsupportedInput for a w that is not of a floating dtype.
+    axes: what a product with w sums over, -2 for a kernel [in, out]. A format with one scale for a
+    matrix has one for each of a stack, so that matrices may be sliced off: axes before the packed
+    ones and the second last stand for a stack.
+    UnsupportedInput for a w that is not of a floating dtype, or, outside jit, not finite.
     """
     w = jnp.asarray(w)
     check_floating(w, "w")
+    check_concrete(w, "w")
     return _quantize(w, format, (axes,) if isinstance(axes, int) else tuple(axes))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _quantize(w: jax.Array, format: Format, axes: tuple[int, ...]) -> QTensor:
+    if _is_whole(format):
+        packed = layout(w.shape, axes).axes
+        if w.ndim > max(2, len(packed) + 1, -packed[0]):
+            return jax.vmap(lambda w: _quantize(w, format, packed))(w)
     matrix, place = to_matrix(w, axes)
     return from_groups(matrix.astype(jnp.float32), format, dtype=w.dtype).placed(place)
+
+
+def _is_whole(format: Any) -> bool:
+    """Whether one scale, or scale of scales, is for a whole matrix."""
+    return isinstance(format, Format) and (
+        format.group is None or _is_whole(format.scale) or _is_whole(format.zero)
+    )
 
 
 def from_groups(
@@ -260,9 +274,20 @@ def _flat(part: jax.Array, axis: int, left: tuple[int, ...], right: tuple[int, .
 
 def check_finite(w: Any, path: str) -> None:
     """UnsupportedInput for a weight that holds NaN or infinity: no grid spans it."""
-    if not jnp.isfinite(w).all():
+    if not _is_finite(w):
         count = int(jnp.sum(~jnp.isfinite(w)))
         raise UnsupportedInput(
             f"expected finite weights, got {count} of {w.size} not finite in {path}; "
             "repair the checkpoint, or leave this leaf out with where="
         )
+
+
+def check_concrete(w: Any, what: str) -> None:
+    """check_finite for an array; nothing for a traced one, whose values nobody knows yet."""
+    if not isinstance(w, jax.core.Tracer):
+        check_finite(w, what)
+
+
+@jax.jit
+def _is_finite(w: jax.Array) -> jax.Array:
+    return jnp.isfinite(w).all()

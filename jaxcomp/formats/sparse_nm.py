@@ -18,7 +18,7 @@ from jaxcomp.formats import rows
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import Layout, merged_axis
 from jaxcomp.formats.leaf import Leaf, dense, leaf_class, static
-from jaxcomp.formats.qtensor import QTensor, from_groups
+from jaxcomp.formats.qtensor import QTensor, check_concrete, from_groups
 from jaxcomp.kernels import packing
 
 
@@ -73,7 +73,6 @@ def place_bits(m: int) -> int:
     return max(1, (m - 1).bit_length())
 
 
-@functools.partial(jax.jit, static_argnames=("n", "m", "values", "dtype"))
 def sparse_nm(
     w: Float[Array, "out in"],
     n: int,
@@ -84,13 +83,19 @@ def sparse_nm(
 ) -> SparseNM:
     """The n values of largest magnitude of every m, all others 0; the first of equal ones.
 
-    values: Any
+    values: a dtype, or a Format of the kept values.
     """
     if not 0 < n <= m <= 256:
         raise UnsupportedInput(
             f"expected 0 < n <= m <= 256, got n={n}, m={m}; 2 and 4 are what hardware knows"
         )
     grids.check_storage(values)
+    check_concrete(w, "w")
+    return _sparse_nm(w, n, m, values, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _sparse_nm(w, n, m, values, dtype):
     size = w.shape[1]
     grouped = jnp.pad(w, ((0, 0), (0, -size % m))).reshape(w.shape[0], -1, m)
     places = jnp.sort(jax.lax.top_k(jnp.abs(grouped), n)[1], -1)

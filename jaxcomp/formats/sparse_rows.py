@@ -22,7 +22,7 @@ from jaxcomp.formats import rows
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import Layout, merged_axis
 from jaxcomp.formats.leaf import Leaf, dense, leaf_class, static
-from jaxcomp.formats.qtensor import QTensor, from_groups
+from jaxcomp.formats.qtensor import QTensor, check_concrete, from_groups
 from jaxcomp.kernels import packing
 
 GAP_BITS = range(1, 9)  # the widths that packing knows
@@ -86,6 +86,7 @@ def sparse_rows(
     leaves. values: a dtype, or a Format of the kept values. CapacityError where they do not fit.
     """
     grids.check_storage(values)
+    check_concrete(w, "w")
     host = np.asarray(w)
     value_bits = values.bits if isinstance(values, Format) else 8 * jnp.dtype(values).itemsize
     widths = GAP_BITS if gap_bits is None else [gap_bits]

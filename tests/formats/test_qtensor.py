@@ -7,6 +7,9 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.formats.grid_choice import choose
+from jaxcomp.formats.level_rules import Levels
+from jaxcomp.formats.outlier_victim import outlier_victim
 from jaxcomp.formats.qtensor import check_finite, from_codes, from_groups
 from jaxcomp.kernels.packing import TRITS
 from tests.checks import check_leaf
@@ -128,6 +131,43 @@ def test_nan_is_named():
     with pytest.raises(UnsupportedInput, match="2 of 8 not finite in a/b"):
         check_finite(jnp.asarray([np.nan, np.inf, *range(6)]), "a/b")
     check_finite(jnp.full(64, 1e37), "a/b")  # large, but finite
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused_by_all_that_make_leaves(bad):
+    w = jnp.ones((8, 8)).at[1, 2].set(bad)
+    makers = [
+        lambda w: F.quantize(w, F.INT8),
+        lambda w: F.sparse_nm(w, 2, 4),
+        lambda w: outlier_victim(w, F.INT4),
+        lambda w: F.low_rank(w, w, factors=F.INT8),
+        lambda w: choose(w, Levels("power", 2, (1.0, 0.5)), F.INT2),
+        F.sparse_rows,
+    ]
+    for make in makers:
+        with pytest.raises(UnsupportedInput, match="1 of 64 not finite in"):
+            make(w)
+    jax.eval_shape(jax.jit(makers[0]), w)  # nobody knows there
+    jax.eval_shape(makers[1], w)
+
+
+@pytest.mark.parametrize("format", [F.NVFP4, F.FP8_E4M3_TENSOR], ids=str)
+def test_stacked_matrices_have_a_scale_each_where_a_matrix_has_one(format):
+    w = rng.normal(size=(3, 32, 4)).astype(np.float32) * np.array([1, 10, 0.1])[:, None, None]
+    leaf = F.quantize(w.astype(np.float32), format)
+    assert all(part.shape[0] == 3 for part in leaf.parts) and leaf.shape == w.shape
+    dense = check_leaf(leaf)
+    for i in range(3):
+        one = jax.tree.map(lambda part, i=i: part[i], leaf)
+        alone = F.quantize(w[i].astype(np.float32), format)
+        np.testing.assert_array_equal(one.dense(), alone.dense())
+        np.testing.assert_array_equal(dense[i], alone.dense())
+    each = jax.vmap(lambda w: w.dense())(leaf)
+    _, scanned = jax.lax.scan(lambda c, w: (c, w.dense()), 0, leaf)
+    np.testing.assert_array_equal(each, scanned)
+    made = jc.weights.compress(jnp.asarray(w, jnp.float32), format, axes=-2)
+    np.testing.assert_array_equal(made.dense(), leaf.dense())
+    assert made.nbytes == leaf.nbytes
 
 
 def test_trits_are_not_bits():
