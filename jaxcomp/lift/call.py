@@ -4,6 +4,7 @@ Arrays and compressed leaves are traced. Everything else (train=False, a method'
 handed to the function as it is. So are results that are not arrays.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.leaf import Leaf, is_leaf, part_axis
 from jaxcomp.kernels.dispatch import align
 from jaxcomp.tree import path_text
@@ -87,6 +89,26 @@ def _path(path: tuple[Any, ...]) -> str:
 def named(path: str) -> str:
     """The path for people to read: that of a lone array or leaf, the first argument, is empty."""
     return path or "argument 0"
+
+
+def check_takes_leaves(function: Any, what: str) -> None:
+    """UnsupportedInput for what cannot be called as function(path, leaf)."""
+    why = f"expected {what}, a function (path, leaf) -> bool, got {function!r}"
+    if not callable(function):
+        raise UnsupportedInput(f"{why}; pass lambda path, leaf: path.endswith('kernel'), say")
+    if not takes(function, 2):
+        raise UnsupportedInput(f"{why}, which does not take both; give it the two arguments")
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether it can be called with so many arguments; True where nothing says how."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # some of those that are built in have no signature
+        return True
+    return True
 
 
 def _is_array(x: Any) -> bool:

@@ -25,6 +25,7 @@ from jaxcomp.lift import convolution, lookup
 from jaxcomp.lift.call import Cached, Call, named, split
 from jaxcomp.lift.product import rounds, transposed
 from jaxcomp.lift.report import Report, Row, row
+from jaxcomp.lift.sharding import check_uncut
 from jaxcomp.lift.view import JOIN, Source, View, whole
 from jaxcomp.lift.walk import evaluate
 
@@ -76,6 +77,9 @@ class lift:  # noqa: N801  a function with a report
 
     def _run(self, call: Call, arrays: list[Any], handler: "_Packed | None" = None) -> Any:
         handler = handler or _Packed(self.strict, "cpu", {})
+        for path, x in zip(call.paths, arrays, strict=True):
+            if isinstance(x, Leaf):
+                check_uncut(path, x)
         traced = call.trace(arrays)
         inputs = [
             whole(Source(path, x, ndim=x.ndim)) if isinstance(x, Leaf) else x

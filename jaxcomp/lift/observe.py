@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxcomp.base import Statistic, UnsupportedInput
 from jaxcomp.formats.leaf import Leaf, dense
 from jaxcomp.lift import convolution, joins
-from jaxcomp.lift.call import Call, named, split
+from jaxcomp.lift.call import Call, check_takes_leaves, named, split
 from jaxcomp.lift.statistics import second_moment
 from jaxcomp.lift.view import Source, View, whole
 from jaxcomp.lift.walk import bind, evaluate
@@ -88,7 +88,7 @@ def observe(
     Memory is one batch, its activations, and the statistics: [in, in] float32 for second moments.
     Raises UnsupportedInput where there is no batch, or where selects nothing that is multiplied.
     """
-    if isinstance(batches, dict | str) or hasattr(batches, "dtype"):
+    if isinstance(batches, dict | str) or hasattr(batches, "dtype") or not _loops(batches):
         raise UnsupportedInput(
             f"expected an iterable of batches, got one {type(batches).__name__}; pass [batch]"
         )
@@ -106,6 +106,12 @@ def observe(
         raise UnsupportedInput("expected a batch, got an empty iterable; pass one or more")
     first = split(fn, (params, *_arguments(batch)), {})
     record, selected = recorded(first, where), _selected(first, where)
+    if where is not None and not selected:
+        raise UnsupportedInput(
+            "expected where to select weights, got none of the float arrays of params, "
+            f"{', '.join(map(named, sorted(_selected(first, None))[:8]))}; let it return True for "
+            "some, or leave it out"
+        )
     del first
     watched = {path: seen for path, seen in record.items() if seen.multiplied}
     if not watched:
@@ -142,6 +148,11 @@ def observe(
 
 
 _NONE = object()
+
+
+def _loops(batches: Any) -> bool:
+    """Whether one can go through them; iterators and objects with only __getitem__ too."""
+    return hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
 
 
 def _arguments(batch: Any) -> tuple[Any, ...]:
@@ -187,6 +198,8 @@ def recorded(call: Call, where: Callable[[str, Any], bool] | None = None) -> dic
 
 
 def _selected(call, where) -> set[str]:
+    if where is not None:
+        check_takes_leaves(where, "where")
     chosen = set()
     for path, x in zip(call.paths, call.arrays, strict=True):
         mine = not path.startswith("argument ") and not isinstance(x, Leaf)
@@ -198,7 +211,16 @@ def _selected(call, where) -> set[str]:
 def _begin(statistic: Statistic, seen: Observation) -> Any:
     lead = seen.shape[: seen.leading]
     size = math.prod(seen.shape[axis] for axis in seen.packed)
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*lead, *x.shape)), statistic.init(size))
+    begun = statistic.init(size)
+    given = jax.eval_shape(lambda: begun)
+    made = jax.eval_shape(statistic.update, given, jax.ShapeDtypeStruct((1, size), jnp.float32))
+    wanted, got = (jax.tree.map(lambda x: f"{x.dtype}{[*x.shape]}", x) for x in (given, made))
+    if wanted != got:
+        raise UnsupportedInput(
+            f"expected update of {statistic.name} to return a state as init({size}) does, "
+            f"{wanted}, got {got}; sum over the vectors, the first axis of x"
+        )
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*lead, *x.shape)), begun)
 
 
 def _watch(call, arrays, selected, handler) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.layout import merged_axis
 from jaxcomp.formats.leaf import Leaf, part_axis
 from jaxcomp.formats.qtensor import QTensor, unpacked
+from jaxcomp.lift.call import named
 from jaxcomp.lift.view import JOIN, Atom, View
 from jaxcomp.lift.walk import Handler, dense, evaluate
 
@@ -61,6 +62,27 @@ def shard_map(equation: Any, values: list[Any], handler: Handler) -> list[Any]:
     )
     handler.state, out = call(handler.state, *arrays)
     return out
+
+
+def check_uncut(path: str, leaf: Any) -> None:
+    """UnsupportedInput for a leaf of which a shard_map around lift has cut the packed axis.
+
+    Its arrays hold fewer codes than its static sizes say, and nothing can tell which.
+    """
+    if isinstance(leaf, QTensor):
+        size = math.prod(size for _, size in leaf.packed)
+        held = _codes(leaf)
+        if held < size:
+            raise UnsupportedInput(
+                f"{named(path)}: expected the {size} codes of packed axes {leaf.layout.axes}, got "
+                f"{held}: a shard_map around lift cuts them; cut free axes, or call shard_map "
+                "inside of the function that is lifted"
+            )
+    for field in dataclasses.fields(leaf):
+        value = getattr(leaf, field.name)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, Leaf):
+                check_uncut(path, inner)
 
 
 def _check_watched(view: View, found: Any, checked: bool) -> None:

@@ -6,7 +6,6 @@ which of their axes are packed; without it, `axes` must say so.
 """
 
 import collections
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,7 +18,8 @@ from jaxcomp.formats.format import Format
 from jaxcomp.formats.layout import layout
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import check_finite
-from jaxcomp.lift.call import named
+from jaxcomp.lift.call import check_takes_leaves, named, takes
+from jaxcomp.lift.observe import Observation
 from jaxcomp.lift.statistics import part
 from jaxcomp.tree import leaves, map_where
 from jaxcomp.weights.progress import progress
@@ -64,6 +64,7 @@ def compress(
         )
     if not callable(method):
         _transform(method)
+    _check_types(stats, axes, where)
     select = where
     if select is None:
         select = (lambda path, leaf: _is_matrix(leaf)) if stats is None else _multiplied(stats)
@@ -102,11 +103,38 @@ def compress(
         return map_where(one, params, lambda path, leaf: path in chosen)
 
 
+def _check_types(stats: Any, axes: Any, where: Any) -> None:
+    """UnsupportedInput for options that are something else than they have to be."""
+    known = isinstance(stats, Mapping)
+    if stats is not None and not (
+        known and all(isinstance(seen, Observation) for seen in stats.values())
+    ):
+        raise UnsupportedInput(
+            f"expected stats as jc.observe returns them, {{path: Observation}}, got a "
+            f"{type(stats).__name__}; pass stats=jc.observe(fn, params, batches)"
+        )
+    if callable(axes) and not takes(axes, 2):
+        raise UnsupportedInput(
+            f"expected axes, a function (path, leaf) -> axes, got {axes!r}, which does not take "
+            "both; give it the two arguments"
+        )
+    if where is not None:
+        check_takes_leaves(where, "where")
+
+
+def _checked_axes(path: str, axes: Any) -> Axes:
+    each = axes if isinstance(axes, tuple | list) else (axes,)
+    if not all(isinstance(axis, int | np.integer) for axis in each):
+        raise UnsupportedInput(
+            f"{named(path)}: expected axes as an int or a tuple of them, got {axes!r}; pass -2 for "
+            "a kernel [in, out]"
+        )
+    return tuple(map(int, each))
+
+
 def _chosen(method: Callable[[str, Any], Any], path: str, w: Any) -> Any:
-    try:
-        inspect.signature(method).bind(path, w)
-    except TypeError as error:
-        raise UnsupportedInput(f"{_EXPECTED}, got {method!r}; {_CALLED}") from error
+    if not takes(method, 2):
+        raise UnsupportedInput(f"{_EXPECTED}, got {method!r}; {_CALLED}")
     return method(path, w)
 
 
@@ -174,7 +202,8 @@ def _place(path: str, w: Any, stats: Any, axes: Any) -> tuple[tuple[int, ...], i
     if seen is not None and seen.packed:
         return seen.packed, seen.leading
     if axes is not None:
-        packed = layout(w.shape, axes(path, w) if callable(axes) else axes).axes
+        wanted = axes(path, w) if callable(axes) else axes
+        packed = layout(w.shape, _checked_axes(path, wanted)).axes
         return packed, max(0, w.ndim - max(2, len(packed) + 1, -packed[0]))
     if seen is None:
         raise UnsupportedInput(

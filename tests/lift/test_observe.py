@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jax import lax
@@ -338,6 +339,8 @@ def test_your_own_statistic_is_a_pair_of_functions():
     pair = (lambda size: jnp.zeros(size), update)
     seen = jc.observe(_two_layers, PARAMS, [X, X], statistic=pair)
     np.testing.assert_array_equal(seen["a"].state, X.min(0))
+    with pytest.raises(jc.UnsupportedInput, match=r"as init\(8\) does, float32\[8\], got .*\[1, 8"):
+        jc.observe(_two_layers, PARAMS, [X], statistic=(jnp.zeros, lambda state, x: state + x))
 
 
 def test_compressed_leaves_run_as_their_dense_weights():
@@ -354,12 +357,15 @@ def test_compressed_leaves_run_as_their_dense_weights():
         (_two_layers, [], None, "expected a batch, got an empty iterable"),
         (_two_layers, X, None, r"pass \[batch\]"),
         (_two_layers, {"x": X}, None, r"pass \[batch\]"),
-        (_two_layers, [X], lambda path, leaf: False, "nothing of params is used"),
+        (_two_layers, None, None, r"an iterable .* got one NoneType; pass \[batch\]"),
+        (_two_layers, [X], lambda path, leaf: False, "expected where to select weights, .* a, b;"),
+        (_two_layers, [X], lambda path: True, "expected where, .* does not take both"),
         (lambda p, x: x, [X], None, "nothing of params is used"),
         (lambda p, x: p["a"] * 2, [X], None, "met are a by mul"),
     ],
 )
-def test_what_cannot_be_observed_is_refused(fn, batches, where, says):
+def test_what_cannot_be_observed_is_refused(fn, batches, where, says, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
     with pytest.raises(jc.UnsupportedInput, match=says):
         jc.observe(fn, PARAMS, batches, where=where)
 

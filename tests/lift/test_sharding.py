@@ -151,3 +151,22 @@ def test_on_an_explicit_mesh_results_lie_as_the_function_says():
             assert jax.typeof(a).sharding.spec == jax.typeof(b).sharding.spec
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("format", [GROUPS, jc.formats.INT8])
+def test_a_packed_axis_cut_outside_of_lift_is_named(format):
+    leaf = _packed(format)
+    params = {"w": leaf}, {"w": jc.formats.Transformed(leaf, activation="int8")}
+    for each in params:
+        spec = jax.tree.map(lambda x: P("model") if x.shape[0] > 1 else P(), each)
+        over = jax.shard_map(
+            jc.lift(lambda p, x: lax.psum(x @ p["w"], "model")),
+            mesh=MESH,
+            in_specs=(spec, P(None, "model")),
+            out_specs=P(),
+        )
+        with pytest.raises(
+            jc.UnsupportedInput,
+            match=r"w: .* the 64 codes of packed axes \(-2,\), got 16: .* inside",
+        ):
+            jax.eval_shape(over, each, X)

@@ -206,6 +206,11 @@ def test_a_format_stands_for_rounding_to_nearest():
         ({"new": _normal(4, 4)}, RTN, {"where": lambda path, _: path == "new"}, "expected new"),
         ({}, RTN, {"where": lambda path, _: "bias" in path}, "layers/bias: .* got add"),
         ({}, RTN, {"stats": None}, "expected stats or axes"),
+        ({}, RTN, {"stats": None, "axes": "in"}, "embedding: expected axes as an int .* got 'in'"),
+        ({}, RTN, {"stats": None, "axes": lambda path: -2}, "expected axes, .* not take both"),
+        ({}, RTN, {"stats": [STATS]}, "expected stats as jc.observe returns them, .* got a list"),
+        ({}, RTN, {"where": "head"}, "expected where, a function .* got 'head'; pass"),
+        ({}, RTN, {"where": lambda path: True}, "expected where, .* not take both"),
         (
             {"none": jnp.zeros((0, 32, 8))},
             RTN,
@@ -232,7 +237,7 @@ def test_statistics_that_are_not_finite_are_refused_and_never_used(wrong):
     compress(PARAMS, RTN, stats=stats)  # what needs no statistics does not look at them
 
 
-@pytest.mark.parametrize("need", [second_moment, max_magnitude, both(mean_magnitude)])
+@pytest.mark.parametrize("need", [second_moment, max_magnitude])
 def test_matrices_that_no_batch_reached_are_refused_and_named(need):
     params = {"experts": _normal(4, 32, 8), "branch": _normal(32, 8)}
 
