@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from jaxcomp.base import CapacityError as CapacityError
 from jaxcomp.base import Codec as Codec
+from jaxcomp.base import Compressor as Compressor
 from jaxcomp.base import CorruptStream as CorruptStream
 from jaxcomp.base import EntropyModel as EntropyModel
 from jaxcomp.base import JaxcompError as JaxcompError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from jaxcomp import kvcache as kvcache
     from jaxcomp import measures as measures
     from jaxcomp import nets as nets
+    from jaxcomp import optim as optim
     from jaxcomp import tree as tree
     from jaxcomp import weights as weights
     from jaxcomp.lift import fake_quantize as fake_quantize
@@ -62,6 +64,7 @@ load_on_use(
         "lift": ("fake_quantize", "lift", "observe", "symmetries"),
         "measures": (),
         "nets": (),
+        "optim": (),
         "tree": (),
         "weights": (),
     },

@@ -16,6 +16,7 @@ from jaxcomp.nets.integer import FEATURES
 from tests.checks import (
     check_cache,
     check_codec,
+    check_compressor,
     check_entropy_model,
     check_integer_net,
     check_leaf,
@@ -23,6 +24,7 @@ from tests.checks import (
     check_transform,
 )
 from tests.nets.cases import random_variables
+from tests.optim.inputs import hard
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -60,7 +62,12 @@ def test_measures(module):
 
 def test_kvcache(module):
     state = check_cache(module("kvcache").halves(24), tolerance=1e-3)
-    assert state.keys.dtype == jnp.float16
+    assert state.keys.dtype == jnp.uint16  # as bits
+
+
+def test_optim(module):
+    off = check_compressor(module("optim").truncated(), hard())
+    assert 0 < off.max() < 2.0**-14
 
 
 def test_codecs(module):
