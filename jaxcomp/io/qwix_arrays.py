@@ -26,14 +26,20 @@ from jaxcomp.formats.qtensor import QTensor, from_codes, read, unpacked
 FLOATS = {FP8_E4M3.table: FP8_E4M3, FP8_E5M2.table: FP8_E5M2}
 # What qwix calls integers of few bits, which it keeps as int4.
 NARROW = {2: "int2", 3: "int3"}
+FIELDS = ("qvalue", "scale", "zero_point", "qtype")
 
 
-def to_qwix(leaf: QTensor, make: Callable[..., Any] | None = None) -> Any:
-    """A qwix.QArray of the same integers, scales and zeros; `make` stands in for qwix.QArray.
+def to_qwix(leaf: Any, make: Callable[..., Any] | None = None) -> Any:
+    """A qwix.QArray of a QTensor: its integers, scales, zeros; `make` stands in for qwix.QArray.
 
-    UnsupportedInput for what Qwix does not have: other tables, ternary, groups that do not divide
-    the last packed axis, real zeros.
+    UnsupportedInput for another leaf or an array, and for what Qwix does not have: other tables,
+    ternary, groups that do not divide the last packed axis, real zeros.
     """
+    if not isinstance(leaf, QTensor):
+        raise UnsupportedInput(
+            f"expected a QTensor, got {type(leaf).__name__}; make one of an array by "
+            "jc.formats.quantize, or hand over leaf.dense() of another leaf"
+        )
     qtype, dtype = _types(leaf)
     make = _qarray() if make is None else make
     qvalue, scale, zero_point = _arrays(leaf, dtype)
@@ -89,6 +95,11 @@ def from_qwix(
     the scales, as in Qwix. UnsupportedInput where tiles are no groups along
     these, or the type is none of ours.
     """
+    if missing := [name for name in FIELDS if not hasattr(array, name)]:
+        raise UnsupportedInput(
+            f"expected a qwix.QArray, got {type(array).__name__} without {', '.join(missing)}; "
+            "pass what qwix.quantize returned, or quantize an array by jc.formats.quantize"
+        )
     qvalue, scale, zero = array.qvalue, array.scale, array.zero_point
     if axes is None:
         axes = tuple(i for i, n in enumerate(qvalue.shape) if scale.shape[i] < n)

@@ -91,3 +91,11 @@ def test_what_qwix_does_not_have_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "qwix", None)
     with pytest.raises(UnsupportedInput, match="pip install qwix"):
         jc.io.to_qwix(F.quantize(w, F.INT8))
+
+
+@pytest.mark.parametrize("wrong", [np.ones((8, 2), np.float32), None, "int8"], ids=type)
+def test_what_is_neither_a_leaf_nor_a_qwix_array_is_named(wrong):
+    with pytest.raises(UnsupportedInput, match=f"a QTensor, got {type(wrong).__name__}"):
+        jc.io.to_qwix(wrong)
+    with pytest.raises(UnsupportedInput, match=f"a qwix.QArray, got {type(wrong).__name__}"):
+        jc.io.from_qwix(wrong)
