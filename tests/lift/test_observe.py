@@ -377,10 +377,7 @@ def test_rows_of_all_devices_count_inside_shard_map(layout):
     rows = {"rows": PartitionSpec("data"), "stacked": PartitionSpec(("data", "model"))}
     rows = rows.get(layout, PartitionSpec())
     w = STACK if layout == "stacked" else _normal(8, 6)
-
-    def each(w, x):
-        return _scan(w, x) if layout == "stacked" else x @ w
-
+    each = _scan if layout == "stacked" else lambda w, x: x @ w
     fn = jax.shard_map(each, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows)
     seen = jc.observe(fn, w, [x, x])[""]
     alone = jc.observe(each, w, [x, x])[""]
