@@ -161,7 +161,7 @@ def test_unknown_classes_formats_and_dtypes_are_of_another_version():
         from_static({"Format": {"bits": 4, "colour": 1}})
     with pytest.raises(jc.UnsupportedInput, match="expected a dtype among"):
         from_static({"dtype": "object"})
-    with pytest.raises(jc.UnsupportedInput, match="a format among Format, Rule"):
+    with pytest.raises(jc.UnsupportedInput, match="a format among Format, Levels, Rule"):
         from_static({"Popen": {}})
     for bad in ({}, {"Format": 3}, {"Format": {"group": 3}}, {"Format": {"bits": "x"}}):
         with pytest.raises(jc.CorruptStream):
