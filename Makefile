@@ -22,7 +22,7 @@ AOT_READY := .venv-aot/.ready
 # ptxas from the PATH, or from `pip install nvidia-cuda-nvcc` inside .venv-aot
 AOT_PATH = $$PATH:$(CURDIR)/.venv-aot/lib/python3.11/site-packages/nvidia/cu13/bin
 
-.PHONY: venv demo test test-slow test-newest newest-python test-aot lint format picture bench bench-peers oracle-tfc clean
+.PHONY: venv demo test test-notebooks test-slow test-newest newest-python test-aot lint format picture bench bench-peers oracle-tfc clean
 
 venv: $(READY)
 
@@ -37,6 +37,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# The notebooks of colabs, as a reader runs them.
+test-notebooks: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder colabs $(PYTEST_ARGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

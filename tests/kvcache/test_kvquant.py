@@ -24,7 +24,7 @@ kvquant, kvquant_tables = jc.kvcache.kvquant, jc.kvcache.kvquant_tables
 
 def test_the_law():
     _, k, v = qkv(64, size=16)
-    state = check_cache(kvquant(24, kvquant_tables(k, v)), tolerance=0.2)
+    state = check_cache(kvquant(24, kvquant_tables(k, v)), tolerance=0.2, alone=False)
     tokens = 2 * 23 * 2  # of all sequences and heads, the first of each as it is
     assert jc.tree.nbytes(state.keys) == tokens * (16 * 3 // 8 + 3)
     assert jc.tree.nbytes(state.values) == tokens * (16 * 3 // 8 + 2 * 3 + 2 * 2)
