@@ -35,7 +35,7 @@ WORST = 1.05
 LANE_BITS = 32
 # How far the bytes of integers may be from the bits that their entropy model says.
 RATE_TOLERANCE = 0.005
-KEYS = 256  # that a mean over keys is of
+KEYS = 128  # that a mean over keys is of
 
 
 def check_tables(tables: Tables) -> None:

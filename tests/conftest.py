@@ -27,3 +27,9 @@ install_import_hook("jaxcomp", "beartype.beartype")
 # Programs are many small objects that stay: looking through them all for garbage takes 4 % of the
 # time at Python's thresholds, and a third of that at these.
 gc.set_threshold(100_000, 50, 100)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: it is not looked through again."""
+    gc.collect()
+    gc.freeze()

@@ -61,7 +61,7 @@ def test_measures(module):
 
 
 def test_kvcache(module):
-    state = check_cache(module("kvcache").halves(24), tolerance=1e-3)
+    state = check_cache(module("kvcache").halves(24), tolerance=1e-3, alone=False)
     assert state.keys.dtype == jnp.uint16  # as bits
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
+from jaxcomp.kvcache.ems import copies, join
+from jaxcomp.kvcache.scores import Seen
 from tests.checks import check_cache
 from tests.kvcache.inputs import qkv
 
@@ -69,9 +71,17 @@ def test_at_a_quarter_of_the_tokens_merging_beats_evicting():
     # A count takes a part of a slot: 16 slots of evict hold more bytes than 15 that count.
     plain, other = late_error(K.evict(K.global_local(), 16, **options), q, k, v)
     assert K.nbytes(state) <= K.nbytes(other) and ours < 0.1 * plain
-    # Where nothing is near, it is evict.
-    alone, _ = late_error(K.ems(16, near=1.0, **options), q, k, v)
-    assert alone == pytest.approx(plain, rel=1e-4)
+
+
+def test_where_nothing_is_near_nothing_merges():
+    _, k, v = (x.swapaxes(1, 2) for x in qkv(24))
+    positions = jnp.broadcast_to(jnp.arange(24), (2, 2, 24))
+    seen = Seen(k, v, positions, None, jnp.broadcast_to(jnp.arange(20, 24), (2, 4)))
+    kept, counts = positions >= 4, jnp.ones((2, 2, 24))
+    assert not copies(seen, near=0.95).any()
+    keys, values, total, grown = join(seen, kept, counts, near=0.95)
+    for same, as_it_was in ((keys, k), (values, v), (total, counts), (grown, 24)):
+        np.testing.assert_array_equal(same, as_it_was)
 
 
 def test_shares_that_are_none_are_refused():
