@@ -1,4 +1,7 @@
-"""jaxcomp info: what a .jxc file holds, without decoding it and without jax."""
+"""jaxcomp info: what a .jxc file holds, without decoding it and without jax.
+
+Photos, and what jaxcomp.io writes: weights, and keys and values of a context.
+"""
 
 import argparse
 import json
@@ -14,8 +17,8 @@ Every checksum is verified, so 'info' is also a quick test of a file. It does no
 that was given fitting checksums shows only in 'decompress'.
 """
 
-
 TREE = "tree"  # what jaxcomp.io.save_weights writes; naming it here loads nothing of it
+FEATURES = "cachegen"  # and save_features
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         container = read(common.binary_stdin() if piped else arguments.input)
         if container.codec == TREE:
             return _print_tree(arguments, container)
+        if container.codec == FEATURES:
+            return _print_features(arguments, container)
         height, width, *rest = image_shape(container, max_pixels=arguments.max_pixels)
         icc = icc_profile(container)
         macs = decoder_macs(container)
@@ -99,6 +104,51 @@ def _print_tree(arguments, container) -> int:
         ["size", f"{total} bytes"],
         *([name, f"{size} bytes"] for name, size in record["sections"].items()),
         *([ascii(key)[1:-1], json.dumps(value)] for key, value in container.header.items()),
+    ]
+    _print_rows(record["file"], rows)
+    return 0
+
+
+def _print_features(arguments, container) -> int:
+    """What a file of keys and values says of itself."""
+    from jaxcomp.coding.container import pack
+    from jaxcomp.io.features_header import features_header
+
+    (layers, tokens, heads, size), chunk, dtype, chunks = features_header(container)
+    total = len(pack(container.codec, container.header, container.sections))
+    numbers = 2 * layers * tokens * heads * size
+    model, *messages = map(len, container.sections.values())
+    record = {
+        "file": common.shown(arguments.input),
+        "version": container.version,
+        "codec": container.codec,
+        "layers": layers,
+        "tokens": tokens,
+        "heads": heads,
+        "size": size,
+        "dtype": dtype,
+        "bytes": total,
+        "bits_per_number": 8 * total / numbers,
+        "bytes_per_token": total / tokens,
+        "chunk": chunk,
+        "container_bytes": total - model - sum(messages),
+        "model_bytes": model,
+        "chunk_bytes": messages,
+    }
+    if arguments.json:
+        print(json.dumps(record))
+        return 0
+    plain = numbers * (4 if dtype == "float32" else 2)
+    each = f"{min(messages)} to {max(messages)}" if len(set(messages)) > 1 else str(messages[0])
+    rows = [
+        ["codec", f"{container.codec}, container version {container.version}: keys and values"],
+        ["tokens", f"{tokens}, in {chunks} chunks of {chunk} that decode alone"],
+        ["of each", f"{layers} layers, {heads} heads of {size}, {dtype}"],
+        ["size", f"{total} bytes, {record['bits_per_number']:.2f} bits a number"],
+        ["plain", f"{plain} bytes, {plain / total:.1f} times as many"],
+        ["container", f"{record['container_bytes']} bytes"],
+        ["model", f"{model} bytes, {100 * model / total:.1f} %"],
+        ["chunks", f"{sum(messages)} bytes, {each} each"],
     ]
     _print_rows(record["file"], rows)
     return 0

@@ -19,15 +19,10 @@ import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
 from jaxcomp.coding import container
+from jaxcomp.io.features_header import CHUNKS, DTYPES, KIND, VERSION, features_header
 from jaxcomp.kvcache import cachegen_model
 from jaxcomp.kvcache.cachegen import CHUNK_LIMIT, CacheGen, cachegen, decode, dequantize
 from jaxcomp.kvcache.cachegen_model import Model
-
-KIND = "cachegen"
-VERSION = 1
-DTYPES = ("float32", "bfloat16", "float16")
-CHUNKS = container.SECTION_LIMIT - 1
-SIZE_LIMIT = 1 << 31  # of any one axis
 
 
 class FeaturesFile(NamedTuple):
@@ -107,32 +102,11 @@ def features_bytes(
 
 def opened(file: container.Container) -> FeaturesFile:
     """What a container holds, all that can be judged without decoding a chunk."""
-    if file.codec != KIND:
-        raise UnsupportedInput(
-            f"expected a file of codec {KIND!r}, written by save_features, got {file.codec!r}; "
-            "jaxcomp info says what it holds"
-        )
-    header = file.header
-    if header.get("cachegen_version") != VERSION:
-        raise UnsupportedInput(
-            f"expected keys and values of version {VERSION}, got "
-            f"{header.get('cachegen_version')!r:.40}; install the jaxcomp that wrote them"
-        )
-    shape, chunk, dtype = (header.get(name) for name in ("shape", "chunk", "dtype"))
-    good = isinstance(shape, list) and len(shape) == 4 and dtype in DTYPES
-    good = good and all(type(n) is int and 0 < n < SIZE_LIMIT for n in (*shape, chunk))
-    if not good or set(header) != {"cachegen_version", "shape", "chunk", "dtype"}:
-        raise CorruptStream(f"expected shape, chunk and dtype, got {ascii(header)[:120]}")
-    layers, tokens, heads, size = shape
-    names = ["model", *(f"chunk{i}" for i in range(min(-(-tokens // chunk), CHUNKS + 1)))]
-    if chunk > CHUNK_LIMIT or list(file.sections) != names:
-        raise CorruptStream(
-            f"expected a model and {-(-tokens // chunk)} chunks of up to {CHUNK_LIMIT} tokens, got "
-            f"chunks of {chunk} in {len(file.sections)} sections; fetch or write the file again"
-        )
+    header = features_header(file)
+    layers, _, heads, size = header.shape
     model = cachegen_model.from_bytes(file.sections["model"], layers, heads * size)
-    messages = [file.sections[name] for name in names[1:]]
-    return FeaturesFile(model, messages, tuple(shape), chunk, jnp.dtype(dtype))
+    messages = [file.sections[f"chunk{i}"] for i in range(header.chunks)]
+    return FeaturesFile(model, messages, header.shape, header.chunk, jnp.dtype(header.dtype))
 
 
 def features_of(

@@ -77,7 +77,7 @@ class CacheGen(NamedTuple):
 
 def cachegen(level: int = 3, *, chunk: int = 256, deeper: float = 1.0) -> CacheGen:
     """level: of LEVELS, 0 the finest. deeper: the bin of the last layer to that of the first, where
-    in between it grows evenly; above 1 it saved nothing on the models that we measured."""
+    in between it grows evenly; above 1 it saved nothing on stories260K and on MiniLM-L6."""
     if type(level) is not int or not 0 <= level < len(LEVELS):
         raise UnsupportedInput(f"expected a level from 0 to {len(LEVELS) - 1}, got {level!r}")
     if type(chunk) is not int or not 1 <= chunk <= CHUNK_LIMIT:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image, ImageCms
 
 import jaxcomp as jc
 from jaxcomp.cli.main import main
+from jaxcomp.coding import container
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -43,3 +45,22 @@ def test_files_of_weights(capsys):
     assert record["bytes"] == size and record["header"]["nbytes"] == 600
     assert main(["info", "w.jxc"]) == 0
     assert f"{size} bytes" in capsys.readouterr().out
+
+
+def test_files_of_keys_and_values(capsys):
+    golden = Path(__file__).parent.parent / "golden" / "cachegen_v1.jxc"
+    assert main(["info", str(golden), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    said = [record[name] for name in ("layers", "tokens", "heads", "size", "dtype", "chunk")]
+    assert said == [2, 50, 3, 2, "float32", 20] and len(record["chunk_bytes"]) == 3
+    size = record["container_bytes"] + record["model_bytes"] + sum(record["chunk_bytes"])
+    assert size == record["bytes"] == os.path.getsize(golden)
+    assert record["bits_per_number"] == 8 * size / (2 * 2 * 50 * 6)
+    assert main(["info", str(golden)]) == 0
+    said = capsys.readouterr().out
+    assert "50, in 3 chunks of 20" in said and "2 layers, 3 heads of 2, float32" in said
+    file = container.read(golden)
+    with open("false.jxc", "wb") as false:
+        false.write(container.pack(file.codec, {**file.header, "shape": [2, 9]}, file.sections))
+    assert main(["info", "false.jxc"]) == 2
+    assert "false.jxc: expected shape, chunk and dtype" in capsys.readouterr().err
