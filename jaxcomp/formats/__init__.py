@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jaxcomp.formats.additive import additive as additive
     from jaxcomp.formats.codebook import Codebook as Codebook
     from jaxcomp.formats.codebook import codebook as codebook
+    from jaxcomp.formats.convolution import conv as conv
     from jaxcomp.formats.float4 import FP4 as FP4
     from jaxcomp.formats.float4 import FP4_G32 as FP4_G32
     from jaxcomp.formats.float8 import FP8_E4M3 as FP8_E4M3
@@ -75,6 +76,7 @@ load_on_use(
         "format": ("Format",),
         "additive": ("additive",),
         "codebook": ("Codebook", "codebook"),
+        "convolution": ("conv",),
         "float4": ("FP4", "FP4_G32"),
         "float8": ("FP8_E4M3", "FP8_E4M3_TENSOR", "FP8_E5M2", "FP8_E5M2_TENSOR"),
         "grid_choice": ("GridChoice",),

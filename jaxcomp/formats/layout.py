@@ -16,10 +16,11 @@ Axes are counted from the right, so a leading axis can come and go (scan, vmap, 
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcomp.base import UnsupportedInput
 
@@ -67,6 +68,44 @@ def layout(shape: Sequence[int], axes: int | Sequence[int]) -> Layout:
             f"expected a weight with values, got shape {tuple(shape)}; leave it as an array"
         )
     return Layout(tuple(shape), counted)
+
+
+def free_index(place: Layout, index: Any) -> list[int | slice]:
+    """An index of a weight, x[index], as an int or a slice for each axis: whole along packed ones.
+
+    UnsupportedInput for what cuts a packed axis, lies outside, leaves nothing, or is no index.
+    """
+    given = index if isinstance(index, tuple) else (index,)
+    rank = len(place.shape)
+    dots = [i for i, key in enumerate(given) if key is Ellipsis]
+    if len(dots) > 1 or len(given) - len(dots) > rank:
+        raise UnsupportedInput(
+            f"expected at most {rank} indices and one ..., got {index!r}; give one for each axis"
+        )
+    fill = [slice(None)] * (rank - len(given) + len(dots))
+    at = dots[0] if dots else len(given)
+    keys = [*given[:at], *fill, *given[at + 1 :]]
+    for axis, (key, size) in enumerate(zip(keys, place.shape, strict=True)):
+        if isinstance(key, slice):
+            left = len(range(size)[key])
+            whole = left == size and (key.step is None or key.step > 0)
+        elif isinstance(key, int | np.integer) and not isinstance(key, bool):
+            left, whole = int(-size <= key < size), False
+        else:
+            raise UnsupportedInput(
+                f"expected ints and slices, got {key!r}; look up by arrays with jc.formats.take"
+            )
+        if not left:
+            raise UnsupportedInput(
+                f"expected an index that leaves something of the {size} along axis {axis}, got "
+                f"{key!r}; stay inside"
+            )
+        if axis - rank in place.axes and not whole:
+            raise UnsupportedInput(
+                f"expected axis {axis} whole, along which the weight is packed, got {key!r}; cut "
+                "the dense weight, or pack it along another axis"
+            )
+    return [key if isinstance(key, slice) else int(key) for key in keys]
 
 
 def to_matrix(w: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, Layout]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.formats.layout import Layout, Packed, logical_shape, merged_axis
+from jaxcomp.formats.layout import Layout, Packed, free_index, logical_shape, merged_axis
 
 
 class Leaf:
@@ -90,6 +90,29 @@ class Leaf:
         )
 
     __jax_array__ = __array__
+
+    def __getitem__(self, index: Any) -> "Leaf":
+        """leaf[1], leaf[..., 2:5]: along free axes, by ints and slices, and still packed.
+
+        UnsupportedInput for a packed axis that is not taken whole, and for indices of other kinds:
+        formats.take looks up by arrays.
+        """
+        keys = free_index(self.layout, index)
+        places = [part_axis(self.packed, axis) for axis in self.layout.free]
+        sizes = [self.shape[axis] for axis in self.layout.free]
+        own = [keys[axis] for axis in self.layout.free]
+
+        def cut(part):
+            at = [slice(None)] * part.ndim
+            for place, size, key in zip(places, sizes, own, strict=True):
+                shared = part.shape[place] == 1 != size  # by all along this axis
+                at[place] = key if not shared else slice(None) if isinstance(key, slice) else 0
+            return part[tuple(at)]
+
+        gone = [axis for axis in self.layout.free if not isinstance(keys[axis], slice)]
+        return repacked(jax.tree.map(cut, self), lambda a: a + sum(axis > a for axis in gone))
+
+    __iter__ = None  # nor is a leaf a sequence: jax.tree.map and scan go over stacked ones
 
     def map_free(self, axis: int, function: Callable[[jax.Array, int], jax.Array]) -> "Leaf":
         """The leaf with function(part, axis) in place of every part that has the free axis.

@@ -1,18 +1,12 @@
-"""A convolution as a product: the patches of the signal times a packed kernel.
+"""A convolution whose kernel is a view, as the product of patches (formats/convolution.py)."""
 
-Patches are strided slices of the padded signal, one per position of the kernel, so values are
-copied and never computed. Kernel positions and channels stand as they do in the packed weight.
-"""
-
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
+from jaxcomp.formats import convolution
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.lift.view import Atom, View, axis_size, place, whole, whole_axes
 
@@ -53,29 +47,16 @@ def patches(
     """
     numbers = params["dimension_numbers"]
     out_axis, in_axis, *positions = numbers.rhs_spec
-    batch_axis, channel_axis, *space = numbers.lhs_spec
-    x = x.transpose(batch_axis, *space, channel_axis)  # [b, *space, c]
-    borders = [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), borders)
-    steps, spread = params["window_strides"], params["rhs_dilation"]
-    sizes = [axis_size(view.axes[i]) for i in positions]
-    counts = [
-        max(0, (length - (size - 1) * gap - 1) // step + 1)  # none, of a signal shorter than it
-        for length, size, gap, step in zip(x.shape[1:-1], sizes, spread, steps, strict=True)
-    ]
-    found = []
-    for at in itertools.product(*map(range, sizes)):
-        start = [i * gap if n else 0 for i, gap, n in zip(at, spread, counts, strict=True)]
-        stop = [
-            s + (n - 1) * step + 1 if n else 0
-            for s, n, step in zip(start, counts, steps, strict=True)
-        ]
-        window = lax.slice(x, [0, *start, 0], [x.shape[0], *stop, x.shape[-1]], [1, *steps, 1])
-        found.append(window)
-    stacked = jnp.stack(found, -2)  # [b, *counts, positions, c]
+    found = convolution.patches(
+        x,
+        [axis_size(view.axes[i]) for i in positions],
+        numbers,
+        *(params[name] for name in ("window_strides", "padding", "rhs_dilation")),
+    )
+    *front, _, _ = found.shape
+    rows = math.prod(front)
     atoms = [atom for i in (*positions, in_axis) for atom in view.axes[i]]
-    rows = x.shape[0] * math.prod(counts)
-    stacked = stacked.reshape(rows, *(atom.size for atom in atoms))
+    stacked = found.reshape(rows, *(atom.size for atom in atoms))
     stacked = stacked.transpose(0, *(1 + i for i in _order(atoms)))
 
     def finish(out: jax.Array) -> jax.Array:
@@ -83,12 +64,7 @@ def patches(
         order = _order(own)
         out = out.reshape(rows, *(own[i].size for i in order))
         out = out.transpose(0, *(1 + order.index(i) for i in range(len(own))))
-        out = out.reshape(x.shape[0], *counts, axis_size(own))  # [b, *counts, out]
-        where = [0] * out.ndim
-        places = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
-        for now, then in enumerate(places):
-            where[then] = now
-        return out.transpose(where)
+        return convolution.laid_out(out.reshape(*front, axis_size(own)), numbers)
 
     return stacked.reshape(rows, math.prod(atom.size for atom in atoms)), finish
 

@@ -8,6 +8,7 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.leaf import dense, is_leaf, map_leading, part_axis
+from tests.lift.cases import QUICK, normal, scaled
 
 F = jc.formats
 rng = np.random.default_rng(0)
@@ -60,3 +61,62 @@ def test_a_leaf_where_an_array_belongs_says_what_to_call():
     for use in (np.asarray, jnp.asarray, lambda leaf: jnp.ones((2, 2)) @ leaf):
         with pytest.raises(UnsupportedInput, match=r"got a QTensor.*jc.lift\(fn\).*leaf.dense\(\)"):
             use(leaf)
+
+
+INDICES = [
+    np.s_[1],
+    np.s_[..., 2:5],
+    np.s_[1:, :, 3],
+    np.s_[-1, :, ::-2, np.int32(0)],
+    np.s_[:, 0:64, 1:2, 4],
+    np.s_[...],
+]
+
+
+def indexed(leaf, indices):
+    """Each leaf[index] is packed, and the dense weight's [index]; in one program."""
+
+    def both(leaf):
+        return [(leaf[i].dense(), leaf.dense()[i]) for i in indices]
+
+    assert all(is_leaf(leaf[i]) for i in indices)
+    for found, expected in jax.jit(both, compiler_options=QUICK)(leaf):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("format", [F.UINT4_G32, F.UINT4._replace(group=None), F.NVFP4], ids=str)
+def test_free_axes_are_indexed_as_those_of_an_array(format):
+    leaf = F.quantize(W, format, 1)
+    indexed(leaf, INDICES)
+    assert leaf[0].nbytes <= leaf.nbytes / 3
+    found = jax.jit(F.dot, compiler_options=QUICK)(jnp.ones((2, 64)), leaf[0, ..., 1:3, 2])
+    expected = np.asarray(leaf.dense())[0, :, 1:3, 2].sum(0)
+    np.testing.assert_allclose(found, np.stack([expected] * 2), atol=1e-4)
+
+
+def test_leaves_of_leaves_and_several_packed_axes_are_indexed():
+    thin = F.low_rank(normal(12, 3), normal(3, 16), factors=F.INT8)
+    indexed(F.Transformed(F.Sum((thin, thin)), input_scale=jnp.ones((1, 16))), [2, np.s_[1:9:2]])
+    indexed(scaled(3, 2, 4, 5, axes=(-3, -2)), [2, np.s_[..., 1], np.s_[:2, :, :, ::-1]])
+
+
+@pytest.mark.parametrize(
+    "index,message",
+    [
+        (np.s_[:, 3], "axis 1 whole, along which the weight is packed, got 3"),
+        (np.s_[:, ::-1], "axis 1 whole"),
+        (np.s_[3], "leaves something of the 3 along axis 0, got 3"),
+        (np.s_[:, :, 4:], "leaves something of the 4 along axis 2"),
+        (np.s_[0, 0, 0, 0, 0], "at most 4 indices"),
+        (np.s_[..., 0, ...], "one ..., got"),
+        (np.array([0, 1]), "look up by arrays with jc.formats.take"),
+        (None, "ints and slices, got None"),
+    ],
+)
+def test_other_indices_are_named(index, message):
+    leaf = scaled(*W.shape, axes=(1,))
+    with pytest.raises(UnsupportedInput, match=message):
+        leaf[index]
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(leaf)
