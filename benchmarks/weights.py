@@ -5,14 +5,16 @@
 
 Bits per weight count codes, scales, zeros, tables, factors and the filling of padded groups, over
 the compressed leaves, in memory and in a file, whose codes are entropy-coded where that saves.
-Every result is of the lifted function on the packed weights. "against rtn"
-is the mean difference of the distances on the same items, with its standard error: below zero by
-more than two of them is better. Groups are of 32: 128 divides neither 64 nor 172; the one matrix of
-172 inputs is padded to 192, and the table of 172 shows what else could be done with it.
+Every result is of the lifted function on the packed weights. "against the first" is the mean
+difference of the distances on the same items, with its standard error: below zero by more than two
+of them is better; some other pairs of rows are compared so too. Groups are of 32: 128 divides
+neither 64 nor 172; the one matrix of 172 inputs is padded to 192, and the table of 172 shows what
+else could be done with it.
 """
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -51,10 +53,14 @@ def measure(task, stats, label, build, baseline):
         **{name: float(value) for name, value in extra.items()},
     }
     if baseline is not None:
-        apart = distances - baseline
-        row["against_baseline"] = float(apart.mean())
-        row["standard_error"] = float(apart.std(ddof=1) / np.sqrt(len(apart)))
+        row["against_baseline"], row["standard_error"] = paired(distances, baseline)
     return row, distances
+
+
+def paired(distances, others):
+    """The mean difference on the same items, and its standard error."""
+    apart = distances - others
+    return float(apart.mean()), float(apart.std(ddof=1) / np.sqrt(len(apart)))
 
 
 def file_bits(small):
@@ -69,7 +75,7 @@ def _arguments(batch):
     return batch if isinstance(batch, tuple) else (batch,)
 
 
-def show(title, rows, unit):
+def show(title, rows, unit, pairs):
     table = Table(title=title, title_justify="left")
     for name in ("method", "bits", "in a file", unit, "against the first", "", "seconds", "dense"):
         table.add_column(name, justify="left" if name == "method" else "right")
@@ -88,6 +94,9 @@ def show(title, rows, unit):
             str(row["made_dense"]),
         )
     console.print(table)
+    for pair in pairs:
+        apart = f"{pair['difference']:+.2e} ± {pair['standard_error']:.0e}"
+        console.print(f"  {pair['method']} minus {pair['other']}: {apart}")
 
 
 def main():
@@ -98,9 +107,12 @@ def main():
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     arguments = parser.parse_args()
     chosen = [name for name in arguments.only.split(",") if name]
-    results = {**machine(), "sections": {}}
+    unknown = [name for name in chosen if name not in SECTIONS]
+    if unknown:
+        parser.error(f"expected sections among {', '.join(SECTIONS)}, got {', '.join(unknown)}")
+    results = {"sections": {}}
     if arguments.out and arguments.out.exists() and chosen:
-        results["sections"] = json.loads(arguments.out.read_text())["sections"]
+        results = json.loads(arguments.out.read_text())
     tasks: dict = {}
     console.print(" | ".join(f"{k} {v}" for k, v in machine().items()))
     for name, section in SECTIONS.items():
@@ -116,22 +128,37 @@ def main():
                 jc.observe(task.fn, task.params, task.calibration, statistic=needed),
             )
         task, stats = tasks[section.task]
-        rows, baseline = [], None
+        rows, found = [], {}
         for label, build in section.methods.items():
-            row, distances = measure(task, stats, label, build, baseline)
-            baseline = distances if baseline is None else baseline
+            first = next(iter(found.values()), None)
+            row, found[label] = measure(task, stats, label, build, first)
             rows.append(row)
             console.print(f"  {name}: {label} {row['bits_per_weight']:.3f} {row['distance']:.3e}")
-        show(f"{task.name}: {section.title}", rows, task.unit)
+        pairs = []
+        for label, other in section.pairs:
+            difference, error = paired(found[label], found[other])
+            pairs.append(
+                {
+                    "method": label,
+                    "other": other,
+                    "difference": difference,
+                    "standard_error": error,
+                }
+            )
+        show(f"{task.name}: {section.title}", rows, task.unit, pairs)
         results["sections"][name] = {
             "title": section.title,
             "unit": task.unit,
-            "date": results["date"],
-            "device": results["device"],
+            **machine(),
+            # Programs that ran or waited, this one among them: seconds are of a machine so busy.
+            "load_average": round(os.getloadavg()[0], 1),
             "rows": rows,
+            "pairs": pairs,
         }
+        kept = results["sections"]
+        kept = {name: kept[name] for name in SECTIONS if name in kept}
         if arguments.out:
-            arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+            arguments.out.write_text(json.dumps({"sections": kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

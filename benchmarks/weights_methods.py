@@ -22,11 +22,15 @@ F, W = jc.formats, jc.weights
 
 
 class Section(NamedTuple):
-    """A table: the model it is about, and label -> (task, stats) -> compressed params."""
+    """A table: the model it is about, and label -> (task, stats) -> compressed params.
+
+    pairs: (label, other) whose difference is asked for too, beside that of each from the first row.
+    """
 
     task: str
     title: str
     methods: dict[str, Callable[[Any, Any], Any]]
+    pairs: tuple[tuple[str, str], ...] = ()
 
 
 def by(method):
@@ -137,16 +141,30 @@ def rounded_activations(weights, activation):
     }
 
 
-def low_rank(format, smaller, rank):
-    """What a few factors add, beside smaller groups for about the same bytes."""
+# Both sides of which the sign is read off the table: symmetric grids have no middle at few bits.
+SYMMETRIC = (("gptq, symmetric", "rtn, symmetric"),)
+
+
+def low_rank(task, format, rank):
+    """What a few factors add, beside groups of half the size for about the same bytes."""
     f = padded(format)
-    return {
+    smaller = f._replace(group=f.group // 2)
+    lorc, eora, both = f"lorc {rank}", f"eora {rank}", f"eora {rank} of gptq"
+    methods = {
         "rtn": by(W.rtn(f)),
-        "rtn, smaller groups": by(W.rtn(padded(smaller))),
-        f"lorc {rank}": by(W.lorc(f, rank, factors=F.INT8)),
-        f"eora {rank}": by(W.eora(f, rank, factors=F.INT8)),
-        f"eora {rank} of gptq": by(W.eora(W.gptq(f), rank, factors=F.INT8)),
+        "rtn, smaller groups": by(W.rtn(smaller)),
+        lorc: by(W.lorc(f, rank, factors=F.INT8)),
+        eora: by(W.eora(f, rank, factors=F.INT8)),
+        both: by(W.eora(W.gptq(f), rank, factors=F.INT8)),
+        "gptq, smaller groups": by(W.gptq(smaller)),
     }
+    pairs = (
+        (eora, lorc),
+        (lorc, "rtn, smaller groups"),
+        (eora, "rtn, smaller groups"),
+        (both, "gptq, smaller groups"),
+    )
+    return Section(task, f"{f.bits} bits and low rank", methods, pairs)
 
 
 def fitness(task, count):
@@ -219,10 +237,16 @@ def number_formats():
 
 
 SECTIONS = {
-    "stories 8": Section("stories", "8 bits per channel", at_bits(F.INT8, F.UINT8)),
-    "stories 4": Section("stories", "4 bits, groups of 32", at_bits(F.INT4_G32, F.UINT4_G32)),
-    "stories 3": Section("stories", "3 bits, groups of 32", at_bits(F.INT3_G32, F.UINT3_G32)),
-    "stories 2": Section("stories", "2 bits, groups of 32", at_bits(F.INT2_G32, F.UINT2_G32)),
+    "stories 8": Section("stories", "8 bits per channel", at_bits(F.INT8, F.UINT8), SYMMETRIC),
+    "stories 4": Section(
+        "stories", "4 bits, groups of 32", at_bits(F.INT4_G32, F.UINT4_G32), SYMMETRIC
+    ),
+    "stories 3": Section(
+        "stories", "3 bits, groups of 32", at_bits(F.INT3_G32, F.UINT3_G32), SYMMETRIC
+    ),
+    "stories 2": Section(
+        "stories", "2 bits, groups of 32", at_bits(F.INT2_G32, F.UINT2_G32), SYMMETRIC
+    ),
     "stories formats": Section("stories", "round to nearest by format", number_formats()),
     "stories W8A8": Section("stories", "W8A8", rounded_activations(F.INT8, "int8")),
     "stories W4A4": Section(
@@ -236,9 +260,9 @@ SECTIONS = {
             ),
         },
     ),
-    "stories low rank": Section(
-        "stories", "3 bits and low rank", low_rank(F.UINT3_G32, F.UINT3_G32._replace(group=16), 3)
-    ),
+    "stories low rank 4": low_rank("stories", F.UINT4_G32, 3),
+    "stories low rank 3": low_rank("stories", F.UINT3_G32, 3),
+    "stories low rank 2": low_rank("stories", F.UINT2_G32, 3),
     "stories allocation": Section(
         "stories",
         "2 to 8 bits for each weight, in the bytes of 3 for all",
@@ -316,10 +340,11 @@ SECTIONS = {
             }.items()
         },
     ),
-    "resnet 4": Section("resnet", "4 bits per channel", at_bits(F.INT4, F.UINT4)),
-    "resnet 3": Section("resnet", "3 bits per channel", at_bits(F.INT3, F.UINT3)),
+    "resnet 4": Section("resnet", "4 bits per channel", at_bits(F.INT4, F.UINT4), SYMMETRIC),
+    "resnet 3": Section("resnet", "3 bits per channel", at_bits(F.INT3, F.UINT3), SYMMETRIC),
     "resnet W8A8": Section("resnet", "W8A8", rounded_activations(F.INT8, "int8")),
     "minilm formats": Section("minilm", "round to nearest by format", number_formats()),
+    "minilm low rank 3": low_rank("minilm", F.UINT3_G32, 24),
     "minilm 4": Section(
         "minilm",
         "4 bits, groups of 32",
