@@ -35,6 +35,9 @@ Laws (tests/checks.py states each of them once, as code):
              most 1 - contraction of |x|^2; or x_hat is x, and |x_hat - x|^2 at most variance of
              |x|^2. A wire's bytes do not depend on values. Zeros come back as zeros; of an array
              that is not finite, the wire's is not either.
+    Exchange every sender gets the same mean, which is that of what each has sent; what one sender
+             has that is not finite, all see. With the identity it is the mean of the arrays, added
+             up in the order of senders, bit for bit on any number of devices.
     lift     lift(f)(compressed) == f(dense weights of the same leaves), to rounding; what was not
              run on packed weights is reported.
 
@@ -178,6 +181,8 @@ class Compressor(NamedTuple):
     variance(size) -> omega, or None
         E x_hat = x and E|x_hat - x|^2 <= omega |x|^2: an average over senders converges.
     name
+    add(total, wire) -> total, or None
+        f32 total like x, plus decompress(wire): for wires smaller than what they stand for.
     """
 
     init: Callable[[Any], Any]
@@ -185,6 +190,29 @@ class Compressor(NamedTuple):
     decompress: Callable[[Any], Any]
     contraction: Callable[[int], float] | None
     variance: Callable[[int], float] | None
+    name: str
+    add: Callable[[Any, Any], Any] | None = None
+
+
+class Exchange(NamedTuple):
+    """Arrays of senders to their mean: what runs on the links, inside shard_map or vmap.
+
+    init(x) -> state
+        a pytree of arrays for an array of this shape; the axes are named where it is called.
+    mean(key, x, state) -> (sent, mean, state)
+        x a sender's own array; key u32[2] is the same for all senders. sent, f32 like x: what the
+        mean has of x, and x - sent is what feedback keeps. mean f32: of what all have sent.
+    nbytes(x) -> int
+        what one device sends, with ring algorithms; the axes are named where it is called.
+    axes
+        names of the axes that the mean goes over, () for none.
+    name
+    """
+
+    init: Callable[[Any], Any]
+    mean: Callable[..., tuple[Any, Any, Any]]
+    nbytes: Callable[[Any], int]
+    axes: tuple[str, ...]
     name: str
 
 

@@ -25,7 +25,6 @@ from jaxcomp.kvcache import nbytes, take
 from jaxcomp.lift import lift
 from jaxcomp.nets.fixed_point import dequantise, quantise
 from jaxcomp.nets.integer import to_integers
-from jaxcomp.optim import wire_nbytes
 from jaxcomp.tree import is_compressed
 
 # Symbols drawn from their tables, at precision 16: what a 32-bit state and 16-bit words cost.
@@ -35,7 +34,6 @@ WORST = 1.05
 LANE_BITS = 32
 # How far the bytes of integers may be from the bits that their entropy model says.
 RATE_TOLERANCE = 0.005
-KEYS = 128  # that a mean over keys is of
 
 
 def check_tables(tables: Tables) -> None:
@@ -343,47 +341,3 @@ def check_cache(
     again, _ = cache.attend(forked, jnp.stack([q[1, -1:], q[1, -1:], q[0, -1:]]))
     np.testing.assert_allclose(again[:, 0], out[-1, jnp.array([1, 1, 0])], atol=1e-5)
     return state
-
-
-def check_compressor(compressor: Any, inputs: np.ndarray) -> np.ndarray:
-    """A Compressor of jaxcomp.optim keeps the law of its folder on inputs f32[n, even size].
-
-    Returns E|x_hat - x|^2 / |x|^2 of each. Zeros, NaN and infinity are tried too; vmap and scan
-    make one wire, of wire_nbytes. Means are judged to four or five standard errors.
-    """
-    bad = inputs[:1] * np.array([[0], [1], [1]])
-    bad[1:, 7] = np.nan, np.inf
-    rows = np.concatenate([inputs, bad]).astype(np.float32).reshape(-1, 2, inputs.shape[1] // 2)
-    keys = np.random.default_rng(3).integers(0, 1 << 32, (KEYS, 2), np.uint32)
-
-    def send(key, x):
-        wire, state = compressor.compress(key, x, compressor.init(x))
-        assert jax.tree.structure(state) == jax.tree.structure(compressor.init(x))
-        return wire, compressor.decompress(wire)
-
-    def step(key, x):
-        return key, send(key, x)[0]
-
-    wires, every = jax.jit(jax.vmap(jax.vmap(send, (None, 0)), (0, None)))(keys, rows)
-    looped = jax.jit(lambda key, rows: jax.lax.scan(step, key, rows)[1])(keys[1], rows)
-    nbytes_each = sum(x.nbytes for x in jax.tree.leaves(looped)) / len(rows)
-    assert wire_nbytes(compressor, rows[0]) == nbytes_each
-    assert (every.shape, every.dtype) == ((KEYS, *rows.shape), rows.dtype)
-    for a, b in zip(*map(jax.tree.leaves, (wires, looped)), strict=True):
-        # Scales are sums, in an order of the compiler's.
-        np.testing.assert_allclose(a[1], b, rtol=1e-6 if a.dtype == jnp.float32 else 0)
-    every = np.asarray(every, np.float64).reshape(KEYS, len(rows), -1)
-    assert (every[:, -3] == 0).all() and not np.isfinite(every[:, -2:]).all(-1).any()
-    every, x = every[:, :-3], inputs.astype(np.float64)
-    square = np.square(x).sum(-1)
-    error = np.square(every - x).sum(-1) / square  # [keys, n]
-    mean, deviation = error.mean(0), error.std(0) / KEYS**0.5
-    for bound, constant in ((1, compressor.contraction), (0, compressor.variance)):
-        if constant is not None:
-            most = abs(bound - constant(x.shape[1]))
-            assert (mean <= most + 4 * deviation + 1e-5).all(), (mean, most)
-    if compressor.variance is not None:
-        along = (every * x).sum(-1) / square
-        assert (abs(along.mean(0) - 1) <= 5 * along.std(0) / KEYS**0.5 + 1e-5).all(), along.mean(0)
-        assert (np.square(every.mean(0) - x).sum(-1) <= 9 * mean / KEYS * square + 1e-9).all()
-    return mean

@@ -99,3 +99,26 @@ def test_check_same_everywhere_sees_a_dependence(wrong):
     checks.check_same_everywhere(lambda params, x: x + params, np.int32(1), x)
     with pytest.raises(AssertionError):
         checks.check_same_everywhere(wrong, np.int32(1), x)
+
+
+def test_check_exchange_sees_senders_apart_and_a_mean_of_something_else():
+    from jaxcomp import optim
+    from tests.checks_optim import check_exchange
+
+    inputs = np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32)
+
+    def apart(axis):
+        return optim.dense_mean(axis)._replace(mean=lambda key, x, state: (x, x, state))
+
+    def doubled(axis):
+        whole = optim.dense_mean(axis)
+
+        def mean(key, x, state):
+            sent, mean, state = whole.mean(key, x, state)
+            return sent, 2 * mean, state
+
+        return whole._replace(mean=mean)
+
+    for wrong in (apart, doubled):
+        with pytest.raises(AssertionError):
+            check_exchange(wrong, inputs)

@@ -16,13 +16,13 @@ from jaxcomp.nets.integer import FEATURES
 from tests.checks import (
     check_cache,
     check_codec,
-    check_compressor,
     check_entropy_model,
     check_integer_net,
     check_leaf,
     check_measure,
     check_transform,
 )
+from tests.checks_optim import check_compressor
 from tests.nets.cases import random_variables
 from tests.optim.inputs import hard
 

@@ -1,4 +1,4 @@
-"""Compression without feedback: out = C(g). For unbiased compressors, and to compare with.
+"""Compression without feedback: out = mean of C(g). For unbiased compressors, and to compare with.
 
 A biased one loses the same part of the gradients again and again; see error_feedback and ef21.
 """
@@ -7,17 +7,17 @@ from typing import Any
 
 import optax
 
-from jaxcomp.base import Compressor
+from jaxcomp.base import Compressor, Exchange
 from jaxcomp.optim.feedback import feedback
 
 
-def compressed(compressor: Compressor, **options: Any) -> optax.GradientTransformation:
+def compressed(method: Compressor | Exchange, **options: Any) -> optax.GradientTransformation:
     """What gradients become on the wire. Options seed, where and axis_name as in feedback."""
 
-    def message(gradient, memory):
+    def message(gradient, memory, shared):
         return gradient
 
-    def result(message, sent, memory):
-        return sent, None
+    def result(message, sent, mean, memory, shared):
+        return mean, None, None
 
-    return feedback(compressor, message, result, remembers=False, **options)
+    return feedback(method, message, result, remembers=False, **options)

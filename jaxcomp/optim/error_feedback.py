@@ -1,6 +1,6 @@
 """Error feedback: what was not sent is added to what is sent next.
 
-    out = C(g + e),     e <- g + e - C(g + e)
+    out = mean of C(g + e),     e <- g + e - C(g + e)
 
 All of every gradient is sent in the end, only later; a compressor that contracts at all converges
 as SGD does. Seide et al., 1-bit SGD, Interspeech 2014; Karimireddy et al., Error Feedback Fixes
@@ -12,21 +12,21 @@ from typing import Any
 
 import optax
 
-from jaxcomp.base import Compressor
+from jaxcomp.base import Compressor, Exchange
 from jaxcomp.optim.feedback import feedback
 
 
-def error_feedback(compressor: Compressor, **options: Any) -> optax.GradientTransformation:
+def error_feedback(method: Compressor | Exchange, **options: Any) -> optax.GradientTransformation:
     """For compressors with a contraction; of unbiased ones take those of least error.
 
     State: FeedbackState, whose memory is e. Options seed, where, axis_name as in feedback. Senders
     with unlike data: a constant step leaves them a step's length from the minimum; see ef21.
     """
 
-    def message(gradient, error):
+    def message(gradient, error, shared):
         return gradient + error
 
-    def result(message, sent, error):
-        return sent, message - sent
+    def result(message, sent, mean, error, shared):
+        return mean, message - sent, None
 
-    return feedback(compressor, message, result, remembers=True, **options)
+    return feedback(method, message, result, remembers=True, **options)

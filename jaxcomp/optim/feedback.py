@@ -1,14 +1,18 @@
-"""What the methods of this folder share: a compressor over the leaves of gradients, with a memory.
+"""What the methods of this folder share: an exchange of the leaves of gradients, with memories.
 
-    sent = C(message(g, memory)),     (out, memory) = result(message, sent, memory)
+    m = message(g, memory)
+    (sent, mean) = exchange(m)
+    (out, memory) = result(m, sent, mean, memory)
 
-As an optax.GradientTransformation: what a sender sends of its own gradients, decompressed. An
-average over senders is taken of what it returns. It comes before what steps (chain(..., sgd)); or
-behind the learning rate, where that changes much: then errors are kept in units of steps.
+As an optax.GradientTransformation inside shard_map or vmap: gradients of one sender to their mean
+over all, as the exchange makes it. With a compressor in place of an exchange senders do not meet:
+what comes out is what this one sends, decompressed, to be averaged by whoever calls. It comes
+before what steps (chain(..., sgd)); or behind the learning rate, where that changes much: then
+errors are kept in units of steps.
 
-Gradients that are not finite go through, so that they are seen, and leave all memories as they
-were: the next step goes on as if it had not been. Memories are float32; what is sent has the dtype
-of the gradients, and what its rounding loses counts as not sent.
+Gradients that are not finite go through, so that all see them, and leave all memories as they were:
+the next step goes on as if it had not been. Memories are float32; what is sent has the dtype of the
+gradients, and what its rounding loses counts as not sent.
 """
 
 import functools
@@ -18,105 +22,126 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
-from jaxcomp.base import Compressor
+from jaxcomp.base import Compressor, Exchange
+from jaxcomp.optim.compressed_mean import dense_mean
+from jaxcomp.optim.exchange import alone, dense_nbytes, exchange_of
 from jaxcomp.optim.identity import identity
+from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.random import fold
-from jaxcomp.optim.wire import all_finite, wire_nbytes
+from jaxcomp.optim.senders import PerSender
+from jaxcomp.optim.wire import all_finite
 from jaxcomp.tree import path_text
-
-WORD = 1 << 32  # sizes are kept as two words: a wire may have more than 4 GiB
 
 
 class FeedbackState(NamedTuple):
     """A pytree of arrays: what a run resumes from, bit for bit.
 
-    key u32[2] and count i32: randomness is the key folded with step, leaf and sender
-    skipped i32: steps whose gradients were not finite
-    error_norm f32: of what the last finite step did not send, |message - sent|
-    nbytes u32[2, 2]: of the wire and of the gradients of one step, low words first
-    memory: like the parameters, f32; None where nothing is kept
-    inner: the states of the compressor, one for each leaf
+    key u32[2]: randomness is the key folded with step, leaf and sender
+    log: what has been sent
+    shared: like the parameters, f32; the same for all senders; None where nothing is
+    own: PerSender, of a pair: the memory, like the parameters, f32, None where nothing is kept; and
+    the states of the exchange, one for each leaf
     """
 
     key: jax.Array
-    count: jax.Array
-    skipped: jax.Array
-    error_norm: jax.Array
-    nbytes: jax.Array
-    memory: Any
-    inner: tuple[Any, ...]
+    log: Log
+    shared: Any
+    own: PerSender
 
 
 def feedback(
-    compressor: Compressor,
-    message: Callable[[jax.Array, Any], jax.Array],
-    result: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]],
+    method: Compressor | Exchange,
+    message: Callable[[jax.Array, Any, Any], jax.Array],
+    result: Callable[..., tuple[jax.Array, Any, Any]],
     *,
     remembers: bool,
+    shares: bool = False,
     seed: int = 0,
     where: Callable[[str, Any], bool] | None = None,
     axis_name: str | None = None,
 ) -> optax.GradientTransformation:
-    """where(path, leaf): what is compressed, all by default; other leaves are sent as they are.
+    """message(g, memory, shared) -> what is sent of one leaf, f32
+    result(message, sent, mean, memory, shared) -> (out, memory, shared)
 
-    axis_name: of senders under shard_map or vmap, which then draw apart; without, alike.
+    remembers, shares: whether there is a memory of a sender's own, and one that all have alike.
+    where(path, leaf): what is compressed, all by default; other leaves go as they are. axis_name:
+    with a compressor, of senders under shard_map or vmap, which then draw apart; without, alike.
     """
+    exchange = exchange_of(method, axis_name)
+    whole = alone(identity())
+    for axis in exchange.axes:
+        whole = dense_mean(axis) if not whole.axes else _behind(whole, dense_mean(axis))
 
     def of_leaves(params):
         found, structure = jax.tree_util.tree_flatten_with_path(params)
-        whole = identity()
         return structure, [
-            compressor if where is None or where(path_text(path), leaf) else whole
+            exchange if where is None or where(path_text(path), leaf) else whole
             for path, leaf in found
         ]
 
     def init(params):
-        structure, compressors = of_leaves(params)
+        structure, exchanges = of_leaves(params)
         leaves = [jnp.asarray(leaf) for leaf in structure.flatten_up_to(params)]
-        wire = sum(wire_nbytes(c, leaf) for c, leaf in zip(compressors, leaves, strict=True))
-        dense = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        zeros = [jnp.zeros(leaf.shape, jnp.float32) for leaf in leaves]
+        zeros = structure.unflatten([jnp.zeros(leaf.shape, jnp.float32) for leaf in leaves])
+        inner = tuple(
+            e.init(jnp.zeros(x.shape, x.dtype)) for e, x in zip(exchanges, leaves, strict=True)
+        )
         return FeedbackState(
             key=fold(jnp.zeros(2, jnp.uint32), seed),
-            count=jnp.zeros((), jnp.int32),
-            skipped=jnp.zeros((), jnp.int32),
-            error_norm=jnp.zeros(()),
-            nbytes=jnp.array([[n % WORD, n // WORD] for n in (wire, dense)], jnp.uint32),
-            memory=structure.unflatten(zeros) if remembers else None,
-            inner=tuple(c.init(x) for c, x in zip(compressors, zeros, strict=True)),
+            log=start(),
+            shared=zeros if shares else None,
+            own=PerSender((zeros if remembers else None, inner)),
         )
 
     def update(updates, state, params=None):
-        structure, compressors = of_leaves(updates)
-        gradients = structure.flatten_up_to(updates)
-        memory = structure.flatten_up_to(state.memory) if remembers else [None] * len(gradients)
-        sender = () if axis_name is None else (lax.axis_index(axis_name),)
-        keys = fold(state.key, state.count, *sender, jnp.arange(len(gradients)))
-        outs, memories, inners, errors = [], [], [], []
-        for i, (c, g, kept) in enumerate(zip(compressors, gradients, memory, strict=True)):
-            x = message(g.astype(jnp.float32), kept)
-            wire, inner = c.compress(keys[i], x.astype(g.dtype), state.inner[i])
-            sent = c.decompress(wire).astype(jnp.float32)
-            out, kept = result(x, sent, kept)
+        structure, exchanges = of_leaves(updates)
+        gradients = [jnp.asarray(g) for g in structure.flatten_up_to(updates)]
+        none = [None] * len(gradients)
+        own_memory, own_inner = state.own.value
+        memory = structure.flatten_up_to(own_memory) if remembers else none
+        shared = structure.flatten_up_to(state.shared) if shares else none
+        keys = fold(state.key, state.log.count, jnp.arange(len(gradients)))
+        outs, memories, alike, inners, errors = [], [], [], [], []
+        for i, (e, g) in enumerate(zip(exchanges, gradients, strict=True)):
+            x = message(g.astype(jnp.float32), memory[i], shared[i])
+            sent, mean, inner = e.mean(keys[i], x.astype(g.dtype), own_inner[i])
+            out, kept, same = result(x, sent, mean, memory[i], shared[i])
             outs.append(out)
             memories.append(kept)
+            alike.append(same)
             inners.append(inner)
             errors.append(jnp.square(x - sent).sum())
         finite = all_finite(*outs) if outs else jnp.array(True)
         keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+        memory = structure.unflatten(memories) if remembers else None
+        sent_nbytes = sum(e.nbytes(g) for e, g in zip(exchanges, gradients, strict=True))
+        dense = sum(dense_nbytes(g, exchange.axes) for g in gradients)
         error = jnp.sqrt(sum(errors, jnp.zeros(())))
         new = FeedbackState(
             key=state.key,
-            count=state.count + 1,
-            skipped=state.skipped + 1 - finite.astype(jnp.int32),
-            error_norm=keep(error, state.error_norm),
-            nbytes=state.nbytes,
-            memory=keep(structure.unflatten(memories), state.memory) if remembers else None,
-            inner=keep(tuple(inners), state.inner),
+            log=step(state.log, finite, error, sent_nbytes, dense),
+            shared=keep(structure.unflatten(alike), state.shared) if shares else None,
+            own=PerSender(keep((memory, tuple(inners)), state.own.value)),
         )
         outs = [out.astype(g.dtype) for out, g in zip(outs, gradients, strict=True)]
         return structure.unflatten(outs), new
 
     return optax.GradientTransformation(init, update)
+
+
+def _behind(first: Exchange, second: Exchange) -> Exchange:
+    """The mean over two axes, one after the other."""
+
+    def init(x):
+        return first.init(x), second.init(x)
+
+    def mean(key, x, state):
+        sent, out, a = first.mean(key, x, state[0])
+        _, out, b = second.mean(key, out.astype(x.dtype), state[1])
+        return sent, out, (a, b)
+
+    def nbytes(x):
+        return first.nbytes(x) + second.nbytes(x)
+
+    return Exchange(init, mean, nbytes, (*first.axes, *second.axes), first.name)

@@ -42,6 +42,13 @@ def random_k(density: float = 0.01, *, unbiased: bool = True) -> Compressor:
         rows = jnp.zeros((len(values), run), sent.dtype)
         return restored(rows.at[jnp.arange(len(values)), drawn].set(values), sent)
 
+    def add(total, sent):
+        values = sent.parts["values"]
+        run = max(1, run_of(sent.size))
+        places = run * jnp.arange(len(values)) + _drawn(sent.parts["key"], len(values), run)
+        flat = total.reshape(-1).at[places].add(values.astype(total.dtype), mode="drop")
+        return flat.reshape(total.shape)
+
     def contraction(size):
         return 1 / max(1, run_of(size))
 
@@ -49,7 +56,7 @@ def random_k(density: float = 0.01, *, unbiased: bool = True) -> Compressor:
         return max(1, run_of(size)) - 1.0
 
     constants = (None, variance) if unbiased else (contraction, None)
-    return Compressor(keeps_nothing, compress, decompress, *constants, "random_k")
+    return Compressor(keeps_nothing, compress, decompress, *constants, "random_k", add)
 
 
 def _drawn(key: UInt32[Array, "2"], count: int, run: int) -> Int32[Array, " count"]:

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.optim.feedback import WORD, FeedbackState
+from jaxcomp.optim.log import Log
 
 
 class Report(NamedTuple):
-    """steps; sent_nbytes of wires and dense_nbytes of the same gradients as they were, in all of
-    them; ratio of the two; error_norm, of what the last step did not send; skipped: steps whose
-    gradients were not finite.
+    """steps; sent_nbytes, by one device with an exchange, of the wire without; dense_nbytes, of the
+    same gradients as they were; ratio of the two; error_norm, of what the last step did not send;
+    skipped: steps whose gradients were not finite.
     """
 
     steps: int
@@ -36,25 +36,22 @@ def report(state: Any) -> Report:
             "expected a state of jc.optim, as error_feedback(...).init makes, got none in it; pass "
             "the state of the whole chain"
         )
-    sent = dense = 0
-    for each in states:
-        counts = np.atleast_1d(each.count).reshape(-1)
-        for count, words in zip(counts, each.nbytes.reshape(-1, 2, 2), strict=True):
-            sent += int(count) * _number(words[0])
-            dense += int(count) * _number(words[1])
+    nbytes = [np.reshape(each.nbytes, (-1, 2, 2)) for each in states]
+    sent, dense = (sum(_number(one[i]) for each in nbytes for one in each) for i in (0, 1))
+    errors = [np.asarray(each.error_norm.value) for each in states]
     return Report(
         steps=max(int(np.max(each.count)) for each in states),
         sent_nbytes=sent,
         dense_nbytes=dense,
         ratio=dense / sent if sent else 1.0,
-        error_norm=float(np.sqrt(sum(np.square(each.error_norm).sum() for each in states))),
+        error_norm=float(np.sqrt(sum(np.square(error).sum() for error in errors))),
         skipped=max(int(np.max(each.skipped)) for each in states),
     )
 
 
 def _is_state(x: Any) -> bool:
-    return isinstance(x, FeedbackState)
+    return isinstance(x, Log)
 
 
 def _number(words: np.ndarray) -> int:
-    return int(words[0]) + WORD * int(words[1])
+    return int(words[0]) + (int(words[1]) << 32)

@@ -36,13 +36,19 @@ def top_k(density: float = 0.01, *, recall: float | None = None) -> Compressor:
         values = flat[places].astype(x.dtype)
         return wire({"values": values, "places": pack_places(places, x.size)}, x), state
 
-    def decompress(sent):
-        size = sent.size
+    def entries(sent):
         values = sent.parts["values"]
-        places = unpack_places(sent.parts["places"], size, values.shape[0])
-        return restored(jnp.zeros(size, sent.dtype).at[places].set(values), sent)
+        return unpack_places(sent.parts["places"], sent.size, values.shape[0]), values
+
+    def decompress(sent):
+        places, values = entries(sent)
+        return restored(jnp.zeros(sent.size, sent.dtype).at[places].set(values), sent)
+
+    def add(total, sent):
+        places, values = entries(sent)
+        return total.reshape(-1).at[places].add(values.astype(total.dtype)).reshape(total.shape)
 
     def contraction(size):
         return count_of(size, density) / max(1, size) * (1 if recall is None else recall)
 
-    return Compressor(keeps_nothing, compress, decompress, contraction, None, "top_k")
+    return Compressor(keeps_nothing, compress, decompress, contraction, None, "top_k", add)

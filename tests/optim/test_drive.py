@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxcomp import UnsupportedInput, optim
-from tests.checks import check_compressor
+from tests.checks_optim import check_compressor
 from tests.optim.inputs import hard
 
 

@@ -35,5 +35,5 @@ def test_all_that_is_not_sent_is_kept():
     for i in range(3):
         out, state = update(CENTRES[i], state)
         total = total + out
-    np.testing.assert_allclose(total + state.memory, CENTRES[:3].sum(0), rtol=1e-5)
+    np.testing.assert_allclose(total + state.own.value[0], CENTRES[:3].sum(0), rtol=1e-5)
     assert np.count_nonzero(out) == 4

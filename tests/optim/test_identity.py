@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxcomp import UnsupportedInput, optim
-from tests.checks import check_compressor
+from tests.checks_optim import check_compressor
 from tests.optim.inputs import hard
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp import optim
-from tests.checks import check_compressor
+from tests.checks_optim import check_compressor
 from tests.optim.inputs import hard
 
 KEY = jnp.array([1, 2], jnp.uint32)

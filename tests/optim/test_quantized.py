@@ -7,7 +7,7 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp import optim
-from tests.checks import check_compressor
+from tests.checks_optim import check_compressor
 from tests.optim.inputs import hard
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxcomp import UnsupportedInput, optim
+from jaxcomp.optim.log import start, step
 
 
 def test_bytes_norms_and_steps_through_a_chain():
@@ -22,16 +23,13 @@ def test_bytes_norms_and_steps_through_a_chain():
 
 
 def test_senders_add_up_and_large_wires_are_exact():
-    transform = optim.compressed(optim.identity())
-    state = jax.vmap(transform.init)(jnp.zeros((3, 4)))
-    state = state._replace(
-        count=jnp.array([2, 2, 2]),
-        nbytes=jnp.tile(jnp.array([[7, 5], [8, 9]], jnp.uint32), (3, 1, 1)),
-    )
-    found = optim.report({"here": (state,)})
-    assert found.sent_nbytes == 6 * (5 * 2**32 + 7) and found.dense_nbytes == 6 * (9 * 2**32 + 8)
-    big = jax.eval_shape(transform.init, jax.ShapeDtypeStruct((2,), jnp.float32))
-    assert big.nbytes.shape == (2, 2)
+    gigabytes = 5 * 2**32 + 2**31 + 7
+    log = start()
+    for _ in range(3):
+        log = step(log, jnp.array(True), jnp.ones(()), gigabytes, gigabytes + 1)
+    found = optim.report({"here": (jax.tree.map(lambda x: jnp.stack([x, x]), log),)})
+    assert found.sent_nbytes == 6 * gigabytes and found.dense_nbytes == 6 * (gigabytes + 1)
+    assert found.steps == 3 and found.error_norm == np.float32(2**0.5)
 
 
 def test_no_state_is_refused():

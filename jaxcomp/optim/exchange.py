@@ -1,0 +1,104 @@
+"""What exchanges share: sums in the order of senders, rings, and the exchange of a lone sender.
+
+Senders lie along a named axis of shard_map or vmap, so that eight devices can be followed on one.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxcomp import tree
+from jaxcomp.base import Compressor, Exchange, UnsupportedInput
+from jaxcomp.optim.random import fold
+from jaxcomp.optim.wire import wire_nbytes
+
+
+def exchange_of(method: Compressor | Exchange, axis_name: str | None = None) -> Exchange:
+    """An exchange as it is; a compressor as one whose senders do not meet."""
+    if isinstance(method, Exchange):
+        if axis_name is not None:
+            raise UnsupportedInput(
+                f"expected axis_name with a compressor alone, got it with {method.name}, which has "
+                f"axes {method.axes} of its own; leave it out"
+            )
+        return method
+    if not isinstance(method, Compressor):
+        raise UnsupportedInput(
+            f"expected a compressor or an exchange of jc.optim, got {type(method).__name__}; "
+            "top_k(0.01) or gathered(top_k(0.01), 'data'), say"
+        )
+    return alone(method, axis_name)
+
+
+def alone(compressor: Compressor, axis_name: str | None = None) -> Exchange:
+    """Nobody is met: the mean is what was sent, and is averaged by whoever calls.
+
+    axis_name: of senders under shard_map or vmap, which then draw apart; without, alike.
+    """
+
+    def mean(key, x, state):
+        own = key if axis_name is None else sender_key(key, axis_name)
+        wire, state = compressor.compress(own, x, state)
+        sent = compressor.decompress(wire).astype(jnp.float32)
+        return sent, sent, state
+
+    def nbytes(x):
+        return wire_nbytes(compressor, x)
+
+    return Exchange(compressor.init, mean, nbytes, (), compressor.name)
+
+
+def sender_key(key: ArrayLike, axis_name: str) -> jax.Array:
+    """The key of this sender along the axis."""
+    return fold(key, lax.axis_index(axis_name))
+
+
+def add_up(compressor: Compressor, wires: Any, x: Any) -> jax.Array:
+    """f32 sum of what wires with a leading axis of senders stand for, in their order. Like x."""
+
+    def add(total, wire):
+        if compressor.add is not None:
+            return compressor.add(total, wire), None
+        return total + compressor.decompress(wire).astype(jnp.float32), None
+
+    return lax.scan(add, jnp.zeros(x.shape, jnp.float32), wires)[0]
+
+
+def gather(parts: Any, axis_name: str) -> Any:
+    """Every array of every sender: [senders, ...]."""
+    return jax.tree.map(lambda part: lax.all_gather(part, axis_name), parts)
+
+
+def gather_nbytes(nbytes: int, senders: int) -> int:
+    """Of an all-gather where each has this much: all but one of the parts pass through a device."""
+    return (senders - 1) * nbytes
+
+
+def reduce_nbytes(nbytes: int, senders: int) -> int:
+    """Of an all-reduce of this much on a ring: 2 (N - 1) / N of it, rounded up."""
+    return -(-2 * (senders - 1) * nbytes // senders)
+
+
+def dense_nbytes(x: Any, axes: tuple[str, ...]) -> int:
+    """What the same array costs as it is: an all-reduce along the axes; its bytes without axes."""
+    nbytes = tree.nbytes(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    if not axes:
+        return nbytes
+    senders = 1
+    for axis in axes:
+        senders *= lax.axis_size(axis)
+    return reduce_nbytes(nbytes, senders)
+
+
+def shards(x: jax.Array, count: int, multiple: int = 1) -> jax.Array:
+    """x, flattened and filled up with zeros, as equal rows: [count, size]."""
+    length = shard_of(x.size, count, multiple)
+    return jnp.pad(x.reshape(-1), (0, count * length - x.size)).reshape(count, length)
+
+
+def shard_of(size: int, count: int, multiple: int = 1) -> int:
+    """Entries of a row of shards()."""
+    return max(1, -(-size // (count * multiple))) * multiple

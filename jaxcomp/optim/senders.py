@@ -1,0 +1,184 @@
+"""Senders on devices: what of a state is each sender's own, and a step that runs on all of them.
+
+Most of a state is the same everywhere; memories of feedback are not. Those stand in PerSender, with
+an axis of senders in front outside of shard_map and without it inside:
+
+    state = optim.init(transform, params, mesh, "data")
+    step = jax.jit(optim.on_senders(step, mesh, "data"), donate_argnums=(0, 1))
+    params, state, loss = step(params, state, batch)       loss [senders]
+
+With a mesh of one device, senders are lanes of a vmap: the same run, to rounding, on less.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxcomp.base import UnsupportedInput
+from jaxcomp.formats.leaf import leaf_class
+
+
+@leaf_class
+class PerSender:
+    """value: a pytree of arrays that each sender has for itself."""
+
+    value: Any
+
+
+def specs(state: Any, axis_name: str) -> Any:
+    """PartitionSpecs of a state: along the axis what is each sender's own, else on every device."""
+
+    def spec(leaf):
+        return PartitionSpec(axis_name) if _is_own(leaf) else PartitionSpec()
+
+    return jax.tree.map(spec, state, is_leaf=_is_own)
+
+
+def init(
+    transform: optax.GradientTransformation,
+    params: Any,
+    mesh: Mesh,
+    axis_name: str,
+    *,
+    senders: int | None = None,
+) -> Any:
+    """transform.init(params) for all senders of the axis, each sender's own part on its device.
+
+    senders: their number where the mesh has one device; else the size of the axis.
+    """
+    count = _count(mesh, axis_name, senders)
+
+    def every(params):
+        first = jax.vmap(lambda _: transform.init(params), axis_name=axis_name, out_axes=0)(
+            jnp.arange(count)
+        )
+        return jax.tree.map(lambda leaf: leaf if _is_own(leaf) else leaf[0], first, is_leaf=_is_own)
+
+    shape = jax.eval_shape(every, params)
+    places = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs(shape, axis_name),
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
+    return jax.jit(every, out_shardings=places)(params)
+
+
+def on_senders(
+    step: Callable[..., tuple[Any, Any, Any]],
+    mesh: Mesh,
+    axis_name: str,
+) -> Callable[..., tuple[Any, Any, Any]]:
+    """step(params, state, *batch) -> (params, state, aux) of one sender, for all of them.
+
+    params are the same on every device; each array of a batch is cut along its first axis. What
+    aux has gets an axis of senders in front. Gradients that step takes of params are the sender's
+    own: nothing is summed but by the exchange. Collectives of step name the axis.
+    """
+
+    def run(params, state, *batch):
+        count = mesh.shape[axis_name]
+        held = {len(x) for x in jax.tree.leaves([s for s in _own(state)])}
+        senders = held.pop() if held else count
+        if count == 1 and senders > 1:
+            return _lanes(step, axis_name, senders)(params, state, *batch)
+        if held or senders != count:
+            raise UnsupportedInput(
+                f"expected a state of {count} senders, as the mesh has devices along {axis_name!r},"
+                f" or a mesh of one, got {senders}; see optim.init and optim.across"
+            )
+
+        def body(params, state, *batch):
+            params, state, aux = step(params, _inside(state), *batch)
+            return params, _outside(state), jax.tree.map(lambda x: jnp.asarray(x)[None], aux)
+
+        places = specs(state, axis_name)
+        rows = PartitionSpec(axis_name)
+        return jax.shard_map(
+            body,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), places, *[rows] * len(batch)),
+            out_specs=(PartitionSpec(), places, rows),
+            # What is the same on all devices is so by an all-gather, which the check cannot see;
+            # and with it, gradients of params would be summed before the exchange.
+            check_vma=False,
+        )(params, state, *batch)
+
+    return run
+
+
+def across(state: Any, senders: int) -> Any:
+    """A state for another number of senders, as when a run goes on with more or fewer devices.
+
+    Every sender's own part becomes the mean of all: of memories it is the mean that the run owes.
+    What one of them holds as integers is that of the first. Not the same losses to the last bit.
+    """
+
+    def one(leaf):
+        if not _is_own(leaf):
+            return leaf
+
+        def spread(x):
+            mean = x.mean(0).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x[0]
+            return jnp.broadcast_to(mean, (senders, *x.shape[1:]))
+
+        return jax.tree.map(spread, leaf)
+
+    return jax.tree.map(one, state, is_leaf=_is_own)
+
+
+def _lanes(step, axis_name, senders):
+    def run(params, state, *batch):
+        axes = jax.tree.map(lambda leaf: 0 if _is_own(leaf) else None, state, is_leaf=_is_own)
+        rows = jax.tree.map(lambda x: x.reshape(senders, -1, *x.shape[1:]), batch)
+        return jax.vmap(
+            step,
+            in_axes=(None, axes, *[0] * len(batch)),
+            out_axes=(None, axes, 0),
+            axis_name=axis_name,
+        )(params, state, *rows)
+
+    return run
+
+
+def _count(mesh: Mesh, axis_name: str, senders: int | None) -> int:
+    if axis_name not in mesh.shape:
+        raise UnsupportedInput(
+            f"expected an axis of the mesh, got {axis_name!r}; it has {tuple(mesh.shape)}"
+        )
+    count = mesh.shape[axis_name]
+    if senders is None or senders == count:
+        return count
+    if count != 1 or senders < 1:
+        raise UnsupportedInput(
+            f"expected senders, the size {count} of the axis or any number with a mesh of one "
+            f"device, got {senders}"
+        )
+    return senders
+
+
+def _is_own(x: Any) -> bool:
+    return isinstance(x, PerSender)
+
+
+def _own(state: Any) -> list[PerSender]:
+    return [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(leaf)]
+
+
+def _inside(state: Any) -> Any:
+    return _each(lambda x: x[0], state)
+
+
+def _outside(state: Any) -> Any:
+    return _each(lambda x: x[None], state)
+
+
+def _each(function: Callable[[jax.Array], jax.Array], state: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.tree.map(function, leaf) if _is_own(leaf) else leaf,
+        state,
+        is_leaf=_is_own,
+    )
