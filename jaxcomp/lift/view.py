@@ -145,6 +145,12 @@ def broadcast(view: View, shape: tuple[int, ...], dimensions: tuple[int, ...]) -
     return dataclasses.replace(view, axes=tuple(axes))
 
 
+def tile(view: View, reps: tuple[int, ...]) -> View:
+    """jnp.tile: each axis so many times, one after another."""
+    axes = (_axis(None, n) + axis for n, axis in zip(reps, view.axes, strict=True))
+    return dataclasses.replace(view, axes=tuple(axes))
+
+
 def reshape(view: View, shape: tuple[int, ...]) -> View | None:
     """None where an atom would have to be cut at what does not divide it."""
     if 0 in shape:

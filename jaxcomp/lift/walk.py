@@ -186,6 +186,7 @@ LAYOUT = {
             v, e.outvars[0].aval.shape, tuple(map(int, e.params["broadcast_dimensions"]))
         )
     ),
+    "tile": _layout(lambda v, e: views.tile(v, tuple(map(int, e.params["reps"])))),
     "convert_element_type": _layout(lambda v, e: views.convert(v, e.params["new_dtype"])),
     "slice": _layout(_slice),
     "dynamic_slice": _layout(_dynamic_slice),

@@ -38,8 +38,8 @@ from jaxcomp.weights.rtn import clipped, rtn
 
 # Outputs that the search looks at: the error is a sum over them, and more change no choice.
 OUTPUTS = 1024
-# Of the mean rms: inputs below it were as good as never active, and are treated as the mean is.
-# With a scale of nearly 0 they would be lost, if they are active later.
+# Of the mean rms: inputs below it were as good as never active, and keep their scale. Smaller, they
+# would be lost if they are active later; larger, they would widen the range of their group.
 LEAST = 1e-3
 
 
@@ -146,13 +146,13 @@ def _input_scales(
 
 @functools.partial(jax.jit, static_argnames="grid")
 def _candidates(power: Float[Array, " in"], grid: int) -> Float[Array, "grid in"]:
-    """1 / s of each rho, of the mean x^2."""
+    """1 / s of each rho, of the mean x^2; 1 for silent channels."""
     rms = jnp.sqrt(power)
-    mean = jnp.where(rms.max() > 0, rms.mean(), 1.0)
-    rms = jnp.where(rms > LEAST * mean, rms, mean)
-    s = rms ** (jnp.arange(grid)[:, None] / grid)
+    active = rms > LEAST * rms.mean()
+    largest = jnp.where(rms.max() > 0, rms.max(), 1.0)
+    s = jnp.where(active, rms, largest) ** (jnp.arange(grid)[:, None] / grid)
     s = s / jnp.sqrt(s.max(1, keepdims=True) * s.min(1, keepdims=True))
-    return 1 / s
+    return jnp.where(active, 1 / s, 1.0)
 
 
 @jax.jit

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jaxcomp.base import Transform, UnsupportedInput
 from jaxcomp.formats.layout import to_matrix
 from jaxcomp.formats.leaf import dense
+from jaxcomp.lift.statistics import part, second_moment
 from jaxcomp.tree import leaves, map_where
-from jaxcomp.weights.compress import Axes, compress
+from jaxcomp.weights.compress import Axes, check_reached, compress
 
 Methods = Mapping[str, Transform | Callable[[str, Any], Transform] | None]
 
@@ -65,6 +66,7 @@ def choices(
     loss. Output errors do not say how much a weight matters to the end: plans of the least sum of
     them have measured worse than the uniform plan of the same bytes. A stack of layers (nn.scan) is
     one leaf, so all of its layers take one version.
+    UnsupportedInput for a weight that no observed batch reached, as its outputs say nothing.
 
     All versions are held at once: for 2, 3, 4 and 8 bits about half of float32 params.
     """
@@ -160,12 +162,13 @@ def _loss(loss, path, w, leaf, stats):
         raise UnsupportedInput(
             f'expected loss "output", "relative" or a function, got {loss!r}; choose one'
         )
-    seen = None if stats is None else stats[path]
-    state = None if seen is None else seen.state
-    packed = tuple(axis for axis, _ in leaf.packed)
-    leading = 0 if seen is None else seen.leading
-    if not (isinstance(state, dict) and "moment" in state):
-        state, leading = None, 0
+    seen = None if stats is None else stats.get(path)
+    state = None if seen is None else part(second_moment, seen.state)
+    packed, leading = tuple(axis for axis, _ in leaf.packed), 0
+    if state is not None:
+        leading = seen.leading
+        # Of what nothing multiplied, every version would seem to be free.
+        check_reached(path, state, seen, f'loss="{loss}"', "pass loss=alone(params, fitness)")
     off, whole = _errors(w, leaf, state, packed, leading)
     return float(off / whole if loss == "relative" else off)
 

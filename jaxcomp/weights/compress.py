@@ -87,7 +87,7 @@ def compress(
         place = _place(path, w, stats, axes)
         state = _state(path, transform, stats)
         if state is not None:
-            _check_reached(path, transform, state, stats[path])
+            check_reached(path, state, stats[path], transform.name, "take jc.weights.rtn for it")
         check_finite(jnp.asarray(w), named(path))
         try:
             made = stacked(transform, w, state, *place)
@@ -239,10 +239,11 @@ def _state(path: str, transform: Transform, stats: Any) -> Any:
     return state
 
 
-def _check_reached(path: str, transform: Transform, state: Any, seen: Any) -> None:
+def check_reached(path: str, state: Any, seen: Any, what: str, instead: str) -> None:
     """UnsupportedInput for matrices of which nothing was gathered: experts, branches not taken.
 
-    Told by states of zeros, as those of every Statistic here begin.
+    Told by states of zeros, as those of every Statistic here begin. what: needs them; instead: what
+    else may be done.
     """
     lead = seen.shape[: seen.leading]
     missed = np.ones(lead, bool)
@@ -255,9 +256,9 @@ def _check_reached(path: str, transform: Transform, state: Any, seen: Any) -> No
     at = np.argwhere(missed).tolist()
     which = f" for {len(at)} of {missed.size} matrices, {at[:8]}" if lead else ""
     raise UnsupportedInput(
-        f"{named(path)}: expected vectors that multiply it, for {transform.name}, got none but "
-        f"zeros{which}; observe batches that reach all of it, leave it out with where=, or take "
-        "jc.weights.rtn for it"
+        f"{named(path)}: expected vectors that multiply it, for {what}, got none but "
+        f"zeros{which}; observe batches that reach all of it, leave it out with where=, or "
+        f"{instead}"
     )
 
 

@@ -168,6 +168,7 @@ def test_an_array_of_numpy_meets_a_repeated_weight():
     x = np.asarray(normal(3, 24))
     leaf = scaled(12, 6)
     check_law(lambda w: x @ jnp.broadcast_to(w, (2, 12, 6)).reshape(24, 6), leaf)
+    check_law(lambda w: x @ jnp.tile(w, (2, 3)), leaf)
 
 
 def test_what_rounds_its_inputs_is_not_transposed():

@@ -32,7 +32,9 @@ def programs(draw):
     packed = draw(st.integers(-len(shape), -1))
     steps, now = [], shape
     for _ in range(draw(st.integers(1, 6))):
-        name = draw(st.sampled_from(["transpose", "reshape", "broadcast", "cut", "squeeze"]))
+        name = draw(
+            st.sampled_from(["transpose", "reshape", "broadcast", "tile", "cut", "squeeze"])
+        )
         if name == "transpose":
             given = tuple(draw(st.permutations(range(len(now)))))
             now = tuple(now[i] for i in given)
@@ -42,6 +44,9 @@ def programs(draw):
             size = draw(st.sampled_from((1, 2)))
             given = size, draw(st.integers(0, len(now)))
             now = (*now[: given[1]], size, *now[given[1] :])
+        elif name == "tile":
+            given = tuple(draw(st.sampled_from((1, 1, 2))) for _ in now)
+            now = tuple(n * size for n, size in zip(given, now, strict=True))
         elif name == "cut" and now:
             axis = draw(st.integers(0, len(now) - 1))
             size = draw(st.integers(1, now[axis]))

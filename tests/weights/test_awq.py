@@ -44,11 +44,19 @@ def test_weights_on_its_grid_come_back():
     assert jnp.abs(leaf.input_scale - 1).max() > 0.1
 
 
-def test_channels_that_were_silent_stay_finite():
+def test_channels_that_were_silent_keep_their_scale():
+    """Measured of their weights: 1.02 times the error of rounding; 1.84 with the mean's scale."""
     params, x = layer()
-    for quiet in (x.at[:, :5].set(0), x.at[:, 32:].set(0)):
-        leaf = compressed(awq(INT4, grid=3), params, quiet)["w"]
-        assert jnp.abs(leaf.dense() - params["w"]).max() < 1.0
+    silent = jnp.arange(64) >= 32
+    quiet = jnp.where(silent, 0, x)
+    leaf, plain = (
+        compressed(method, params, quiet)["w"] for method in (awq(INT4, clip=False), rtn(INT4))
+    )
+    scale = leaf.input_scale.reshape(-1)
+    assert (scale[silent] == 1).all() and (scale[~silent] != 1).any()
+    off, rounded = (float(jnp.square(q.dense() - params["w"])[32:].sum()) for q in (leaf, plain))
+    assert off < 1.2**2 * rounded
+    assert jnp.isfinite(compressed(awq(INT4, grid=3), params, quiet)["w"].dense()).all()
     with pytest.raises(UnsupportedInput, match="grid"):
         awq(INT4, grid=0)
 

@@ -49,6 +49,31 @@ def test_a_loss_of_the_whole_model_and_one_without_statistics():
     np.testing.assert_allclose(got.loss, jnp.sum((w["a"] - got.leaf.dense()) ** 2), rtol=1e-5)
 
 
+def test_what_no_batch_reached_is_no_free_choice():
+    w = {"a": params()["a"], "stack": params()["stack"]}
+
+    def fn(w, x):
+        return jax.lax.cond(x[0, 0] > 1e9, lambda: x @ w["a"], lambda: x @ w["stack"][1])
+
+    seen = jc.observe(fn, w, [BATCH])
+    for path, which in (("a", "zeros"), ("stack", r"zeros for 1 of 2 matrices, \[\[0\]\]")):
+        with pytest.raises(jc.UnsupportedInput, match=f'{path}: .* for loss="output", .* {which}'):
+            choices(
+                w, {"int8": rtn(INT8)}, stats=seen, where=lambda name, _, path=path: name == path
+            )
+
+
+def test_moments_among_other_statistics_count_and_unseen_weights_go_by_their_own_error():
+    w, needed = params(), jc.weights.both(jc.weights.max_magnitude, jc.weights.second_moment)
+    seen = jc.observe(model, w, [BATCH], statistic=needed, where=lambda path, _: path == "a")
+    method = {"int2": rtn(INT2_G32)}
+    table = choices(w, method, stats=seen, axes=-2, where=lambda path, _: path in "ab")
+    expected = choices(w, method, stats=stats(), where=lambda path, _: path == "a")
+    np.testing.assert_allclose(table["a"]["int2"].loss, expected["a"]["int2"].loss, rtol=1e-6)
+    off = w["b"] - table["b"]["int2"].leaf.dense()
+    np.testing.assert_allclose(table["b"]["int2"].loss, jnp.sum(off**2), rtol=1e-5)
+
+
 def test_bad_input_is_named():
     with pytest.raises(jc.UnsupportedInput, match="expected a method among methods"):
         choices(params(), {"float": None}, axes=-2)
