@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxcomp.optim.hierarchical import hierarchical as hierarchical
     from jaxcomp.optim.identity import identity as identity
     from jaxcomp.optim.natural import natural as natural
+    from jaxcomp.optim.power_sgd import power_sgd as power_sgd
     from jaxcomp.optim.qsgd import qsgd as qsgd
     from jaxcomp.optim.quantized import quantized as quantized
     from jaxcomp.optim.random import fold as fold
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from jaxcomp.optim.senders import across as across
     from jaxcomp.optim.senders import init as init
     from jaxcomp.optim.senders import on_senders as on_senders
+    from jaxcomp.optim.senders import shapes as shapes
     from jaxcomp.optim.senders import specs as specs
     from jaxcomp.optim.sign import sign as sign
     from jaxcomp.optim.terngrad import terngrad as terngrad
@@ -42,12 +44,13 @@ load_on_use(
         "hierarchical": ("hierarchical",),
         "identity": ("identity",),
         "natural": ("natural",),
+        "power_sgd": ("power_sgd",),
         "qsgd": ("qsgd",),
         "quantized": ("quantized",),
         "random": ("fold",),
         "random_k": ("random_k",),
         "report": ("report",),
-        "senders": ("PerSender", "across", "init", "on_senders", "specs"),
+        "senders": ("PerSender", "across", "init", "on_senders", "shapes", "specs"),
         "sign": ("sign",),
         "terngrad": ("terngrad",),
         "top_k": ("top_k",),

@@ -25,11 +25,6 @@ def exchange_of(method: Compressor | Exchange, axis_name: str | None = None) -> 
                 f"axes {method.axes} of its own; leave it out"
             )
         return method
-    if not isinstance(method, Compressor):
-        raise UnsupportedInput(
-            f"expected a compressor or an exchange of jc.optim, got {type(method).__name__}; "
-            "top_k(0.01) or gathered(top_k(0.01), 'data'), say"
-        )
     return alone(method, axis_name)
 
 

@@ -10,6 +10,8 @@ an axis of senders in front outside of shard_map and without it inside:
 With a mesh of one device, senders are lanes of a vmap: the same run, to rounding, on less.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +31,7 @@ class PerSender:
     value: Any
 
 
-def specs(state: Any, axis_name: str) -> Any:
+def specs(state: Any, axis_name: str | tuple[str, ...]) -> Any:
     """PartitionSpecs of a state: along the axis what is each sender's own, else on every device."""
 
     def spec(leaf):
@@ -42,35 +44,51 @@ def init(
     transform: optax.GradientTransformation,
     params: Any,
     mesh: Mesh,
-    axis_name: str,
+    axis_name: str | tuple[str, ...],
     *,
     senders: int | None = None,
 ) -> Any:
     """transform.init(params) for all senders of the axis, each sender's own part on its device.
 
-    senders: their number where the mesh has one device; else the size of the axis.
+    axis_name: or several, outer ones first. senders: their number along one axis where the mesh has
+    one device; else it is that of the devices.
     """
-    count = _count(mesh, axis_name, senders)
-
-    def every(params):
-        first = jax.vmap(lambda _: transform.init(params), axis_name=axis_name, out_axes=0)(
-            jnp.arange(count)
-        )
-        return jax.tree.map(lambda leaf: leaf if _is_own(leaf) else leaf[0], first, is_leaf=_is_own)
-
-    shape = jax.eval_shape(every, params)
     places = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec),
-        specs(shape, axis_name),
+        lambda leaf: leaf.sharding, shapes(transform, params, mesh, axis_name, senders=senders)
+    )
+    every = _every(transform, _counts(mesh, axis_name, senders))
+    return jax.jit(every, out_shardings=places)(params)
+
+
+def shapes(
+    transform: optax.GradientTransformation,
+    params: Any,
+    mesh: Mesh,
+    axis_name: str | tuple[str, ...],
+    *,
+    senders: int | None = None,
+) -> Any:
+    """What init makes, as jax.ShapeDtypeStruct with shardings: what a checkpoint is read into."""
+    found = jax.eval_shape(_every(transform, _counts(mesh, axis_name, senders)), params)
+
+    def place(spec, leaf):
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), leaf
+        )
+
+    return jax.tree.map(
+        place,
+        specs(found, axis_name),
+        found,
         is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
-    return jax.jit(every, out_shardings=places)(params)
 
 
 def on_senders(
     step: Callable[..., tuple[Any, Any, Any]],
     mesh: Mesh,
-    axis_name: str,
+    axis_name: str | tuple[str, ...],
 ) -> Callable[..., tuple[Any, Any, Any]]:
     """step(params, state, *batch) -> (params, state, aux) of one sender, for all of them.
 
@@ -79,16 +97,16 @@ def on_senders(
     own: nothing is summed but by the exchange. Collectives of step name the axis.
     """
 
+    count = math.prod(_counts(mesh, axis_name, None).values())
+
     def run(params, state, *batch):
-        count = mesh.shape[axis_name]
-        held = {len(x) for x in jax.tree.leaves([s for s in _own(state)])}
-        senders = held.pop() if held else count
-        if count == 1 and senders > 1:
-            return _lanes(step, axis_name, senders)(params, state, *batch)
-        if held or senders != count:
+        held = {len(x) for x in jax.tree.leaves(_own(state))} or {count}
+        if len(held) == 1 and count == 1 and held != {1}:
+            return _lanes(step, axis_name, held.pop())(params, state, *batch)
+        if held != {count}:
             raise UnsupportedInput(
                 f"expected a state of {count} senders, as the mesh has devices along {axis_name!r},"
-                f" or a mesh of one, got {senders}; see optim.init and optim.across"
+                f" or a mesh of one device, got {sorted(held)}; see optim.init and optim.across"
             )
 
         def body(params, state, *batch):
@@ -144,20 +162,47 @@ def _lanes(step, axis_name, senders):
     return run
 
 
-def _count(mesh: Mesh, axis_name: str, senders: int | None) -> int:
-    if axis_name not in mesh.shape:
+def _every(transform, counts):
+    """params -> the state of all senders."""
+
+    def every(params):
+        def one():
+            return transform.init(params)
+
+        for name, count in reversed(counts.items()):
+            one = functools.partial(_repeated, one, name, count)
+        lead = len(counts)
+
+        def whole(leaf):
+            if _is_own(leaf):
+                return jax.tree.map(lambda x: x.reshape(-1, *x.shape[lead:]), leaf)
+            return leaf[(0,) * lead]
+
+        return jax.tree.map(whole, one(), is_leaf=_is_own)
+
+    return every
+
+
+def _repeated(function, name, count):
+    return jax.vmap(lambda _: function(), axis_name=name)(jnp.arange(count))
+
+
+def _counts(mesh: Mesh, axis_name: str | tuple[str, ...], senders: int | None) -> dict[str, int]:
+    names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+    if not names or not set(names) <= set(mesh.shape):
         raise UnsupportedInput(
-            f"expected an axis of the mesh, got {axis_name!r}; it has {tuple(mesh.shape)}"
+            f"expected axes of the mesh, got {axis_name!r}; it has {tuple(mesh.shape)}"
         )
-    count = mesh.shape[axis_name]
+    counts = {name: mesh.shape[name] for name in names}
+    count = math.prod(counts.values())
     if senders is None or senders == count:
-        return count
-    if count != 1 or senders < 1:
+        return counts
+    if count != 1 or senders < 1 or len(names) > 1:
         raise UnsupportedInput(
             f"expected senders, the size {count} of the axis or any number with a mesh of one "
             f"device, got {senders}"
         )
-    return senders
+    return {names[0]: senders}
 
 
 def _is_own(x: Any) -> bool:

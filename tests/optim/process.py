@@ -1,4 +1,4 @@
-"""One process of a run; prints its losses as bytes. Arguments: rank, processes, port, devices each."""
+"""One process of a run; prints its losses as bytes. Arguments: rank, processes, port, devices."""
 
 import os
 import sys

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,8 +67,33 @@ def test_each_sender_keeps_its_own():
     np.testing.assert_allclose(a.mean(0), b.mean(0), rtol=1e-6)
 
 
+def test_senders_lie_along_two_axes_and_shapes_say_where():
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("slices", "chips"))
+    exchange = optim.hierarchical(optim.gathered(optim.top_k(0.5), "slices"), inner="chips")
+    transform = optim.error_feedback(exchange)
+
+    def step(params, state, batch):
+        out, state = transform.update({"w": batch[0, :4]}, state)
+        return jax.tree.map(jnp.subtract, params, out), state, ()
+
+    params, axes = {"w": jnp.zeros(4)}, ("slices", "chips")
+    state = optim.init(transform, params, mesh, axes)
+    again = optim.shapes(transform, params, mesh, axes)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, again)
+    for a, b in zip(*map(jax.tree.leaves, (state, again)), strict=True):
+        assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
+    move = jax.jit(optim.on_senders(step, mesh, axes))
+    for _ in range(2):
+        params, state, _ = move(params, state, DATA[:8])
+    memory = state.own.value[0]["w"]
+    assert memory.shape == (8, 4)
+    np.testing.assert_allclose(
+        memory.mean(0) - params["w"], 2 * DATA[:8, :4].mean(0), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_numbers_that_do_not_fit_are_refused():
-    with pytest.raises(UnsupportedInput, match="an axis of the mesh"):
+    with pytest.raises(UnsupportedInput, match="axes of the mesh"):
         optim.init(TRANSFORM, PARAMS, mesh_of(8), "model")
     with pytest.raises(UnsupportedInput, match="expected senders"):
         optim.init(TRANSFORM, PARAMS, mesh_of(2), "data", senders=8)
