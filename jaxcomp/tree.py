@@ -67,7 +67,12 @@ def join(trained: Any, rest: Any) -> Any:
 
 
 def nbytes(tree: Any) -> int:
-    """Bytes of all arrays: codes, scales, zeros, tables and what is not compressed."""
+    """Bytes of all arrays: codes, scales, zeros, tables and what is not compressed. In memory.
+
+    Codes that are as likely as each other take as many bytes, to 1 %, in a .jxc file
+    (jc.io.save_weights); others are entropy-coded there and take fewer: jc.io.coded_nbytes says how
+    many, within 1 % of the file.
+    """
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree) if hasattr(x, "dtype"))
 
 
