@@ -18,7 +18,15 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcomp.base import Compressor, Exchange
-from jaxcomp.optim.exchange import add_up, gather, gather_nbytes, sender_key, shard_of, shards
+from jaxcomp.optim.exchange import (
+    add_up,
+    alone,
+    gather,
+    gather_nbytes,
+    sender_key,
+    shard_of,
+    shards,
+)
 from jaxcomp.optim.identity import identity
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.wire import wire_nbytes
@@ -89,3 +97,28 @@ def dense_mean(axis_name: str) -> Exchange:
     """As it is, added up in the order of senders: what other exchanges are compared with."""
     whole = compressed_mean(identity(), axis_name, remembers=False)
     return whole._replace(name="dense_mean")
+
+
+def dense_over(axes: tuple[str, ...]) -> Exchange:
+    """The mean over several axes as it is, one axis after the other; of none, what was sent."""
+    if not axes:
+        return alone(identity())
+    exchange = dense_mean(axes[0])
+    for axis in axes[1:]:
+        exchange = _behind(exchange, dense_mean(axis))
+    return exchange
+
+
+def _behind(first: Exchange, second: Exchange) -> Exchange:
+    def init(x):
+        return first.init(x), second.init(x)
+
+    def mean(key, x, state):
+        sent, out, a = first.mean(key, x, state[0])
+        _, out, b = second.mean(key, out.astype(x.dtype), state[1])
+        return sent, out, (a, b)
+
+    def nbytes(x):
+        return first.nbytes(x) + second.nbytes(x)
+
+    return Exchange(init, mean, nbytes, (*first.axes, *second.axes), first.name)
