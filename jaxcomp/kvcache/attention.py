@@ -24,7 +24,8 @@ def attention(
     q f[batch, tokens, query heads, size], k and v f[batch, tokens, heads, size]; query heads in
     runs share heads. The tokens of a prompt, which come together, see each other as they are, and
     are packed behind that. With exact_prompt=False they see what the cache made of them, as later
-    tokens will: the loss over a text is then that of a decoder.
+    tokens will: the loss over a text is then that of a decoder. rope is static to jax: pass one
+    function at every step, as for another each program is compiled again.
     """
     new = cache.append(state, k, v, queries=q, lengths=lengths)
     if exact_prompt and k.shape[1] > 1:

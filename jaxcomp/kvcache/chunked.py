@@ -17,6 +17,7 @@ from jax import lax
 
 from jaxcomp.base import KVCache
 from jaxcomp.formats.leaf import dense
+from jaxcomp.kernels.dispatch import align
 from jaxcomp.kvcache import blockwise
 from jaxcomp.kvcache.blockwise import NOWHERE, Segment
 from jaxcomp.kvcache.inputs import check_counts, check_init, check_queries, check_tokens
@@ -138,16 +139,12 @@ def chunked(
             k, v, *more = (x.reshape(batch, heads, count, group, *x.shape[3:]) for x in whole)
             return jax.tree.map(as_bits, (encode_keys(k, *more), encode_values(v, *more)))
 
-        def nothing(buffers):
-            like = jax.eval_shape(encoded, buffers)
-            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-
         keys, values = state.keys, state.values
         if chunks:
             # Most of the time nothing leaves the window. Storage stays out of cond, and of the
             # select that it is under vmap: these copy it whole.
             if k.shape[2] < group:
-                new = lax.cond(jnp.any(after > before), encoded, nothing, buffers)
+                new = sometimes(jnp.any(after > before), encoded, buffers)
             else:
                 new = encoded(buffers)
             keys, values = jax.tree.map(lambda old, x: written(old, x, at), (keys, values), new)
@@ -228,6 +225,21 @@ def compiled(cache: KVCache) -> KVCache:
     """Each call outside of a program is one: many small ones take long to compile."""
     attend = jax.jit(cache.attend, static_argnames="rope")
     return cache._replace(append=jax.jit(cache.append), attend=attend)
+
+
+def sometimes(needed: jax.Array, make: Callable[..., Any], *inputs: Any) -> Any:
+    """make(*inputs) where it is needed, else zeros of its shapes."""
+
+    def typed(made):  # both branches vary over the same axes of a mesh, under shard_map
+        leaves, structure = jax.tree.flatten(made)
+        found = align(*leaves, *jax.tree.leaves(inputs))[: len(leaves)]
+        return jax.tree.unflatten(structure, found)
+
+    def zeros(*inputs):
+        like = jax.eval_shape(make, *inputs)
+        return typed(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
+
+    return lax.cond(needed, lambda *inputs: typed(make(*inputs)), zeros, *inputs)
 
 
 def _longer(x: jax.Array, more: int) -> jax.Array:

@@ -25,11 +25,13 @@ import jax.numpy as jnp
 from jaxcomp.base import KVCache, UnsupportedInput
 from jaxcomp.kvcache.blockwise import NOWHERE
 from jaxcomp.kvcache.evict import Merge, evict
+from jaxcomp.kvcache.once import once
 from jaxcomp.kvcache.scores import Seen, global_local
 
 TINY = 1e-12  # of a deviation that may be zero
 
 
+@once
 def ems(budget: int, *, near: float = 0.95, window: int = 32, **options: Any) -> KVCache:
     """A cache of `budget` tokens for each head, and how many each stands for; needs queries.
 

@@ -22,6 +22,7 @@ from jaxcomp.kvcache import blockwise
 from jaxcomp.kvcache.blockwise import NOWHERE, Segment
 from jaxcomp.kvcache.chunked import compiled
 from jaxcomp.kvcache.inputs import check_init, check_queries, check_tokens
+from jaxcomp.kvcache.once import once
 from jaxcomp.kvcache.scores import Score, Seen, by_head
 from jaxcomp.kvcache.slots import Slots, even
 
@@ -58,6 +59,7 @@ class Kept(NamedTuple):
     overflow: jax.Array
 
 
+@once
 def evict(
     score: Score,
     budget: int,

@@ -26,8 +26,10 @@ from jaxtyping import Array, Float
 from jaxcomp.base import KVCache, UnsupportedInput, random_bits
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.qtensor import QTensor, quantize
+from jaxcomp.kernels.dispatch import align
 from jaxcomp.kvcache.apart import LONGEST, Apart, extremes, put, take
 from jaxcomp.kvcache.chunked import chunked
+from jaxcomp.kvcache.once import once
 
 TURNS = 4  # of the power iteration: two more changed the error by less than 0.2 % in our tests
 START = (0, 1)  # the key of the signs that it starts from
@@ -41,6 +43,7 @@ class Parts(NamedTuple):
     apart: Apart | None
 
 
+@once
 def gear(
     slots: int,
     *,
@@ -132,5 +135,5 @@ def principal(
         return one, x.mT @ one
 
     blank = jnp.zeros((*x.shape[:-1], rank))
-    one, other = lax.fori_loop(0, TURNS, turn, (blank, other))
+    one, other = lax.fori_loop(0, TURNS, turn, align(blank, other, x)[:2])
     return one, other.mT

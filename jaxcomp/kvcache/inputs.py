@@ -27,6 +27,13 @@ def check_init(batch: int, heads: int, size: int, slots: int, dtype: Any = jnp.f
         )
 
 
+def check_array(name: str, x: Any) -> None:
+    """UnsupportedInput for what is no array of floats."""
+    if not hasattr(x, "ndim") or not jnp.issubdtype(x.dtype, jnp.floating):
+        got = getattr(x, "dtype", type(x).__name__)
+        raise UnsupportedInput(f"expected {name} to be an array of floats, got {got}; cast it")
+
+
 def check_tokens(
     k: Any,
     v: Any,
@@ -41,6 +48,7 @@ def check_tokens(
     CapacityError for tokens that can have no room in `slots`; None is for caches that drop some."""
     expected = (batch, "tokens", heads, size)
     for name, x in (("k", k), ("v", v)):
+        check_array(name, x)
         fits = x.ndim == 4 and (x.shape[0], x.shape[2], x.shape[3]) == (batch, heads, size)
         if not fits or x.shape != k.shape or not x.shape[1]:
             raise UnsupportedInput(
@@ -69,7 +77,9 @@ def check_tokens(
 
 
 def check_queries(q: Any, batch: int, heads: int, size: int, tokens: int | None = None) -> None:
-    """tokens: how many there must be, for queries of tokens that are appended."""
+    """tokens: how many there must be, for queries of tokens that are appended. Their dtype is their
+    own: what comes out has it."""
+    check_array("q", q)
     fits = q.ndim == 4 and q.shape[0] == batch and q.shape[3] == size and q.shape[2] % heads == 0
     if not fits or tokens not in (None, q.shape[1]):
         count = "tokens" if tokens is None else tokens
@@ -83,6 +93,7 @@ def check_fresh(fresh: tuple[Any, Any], q: Any, heads: int, dtype: Any = None) -
     """dtype: of the cache, where it is known."""
     expected = (*q.shape[:2], heads, q.shape[3])
     for x in fresh:
+        check_array("fresh keys and values", x)
         if x.shape != expected:
             raise UnsupportedInput(
                 f"expected fresh keys and values {expected}, got {x.shape}; they are those of the "

@@ -12,8 +12,10 @@ from jaxcomp.base import KVCache, UnsupportedInput
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.qtensor import quantize
 from jaxcomp.kvcache.chunked import chunked
+from jaxcomp.kvcache.once import once
 
 
+@once
 def kivi(
     slots: int,
     *,

@@ -30,6 +30,7 @@ from jaxcomp.formats.k_means import k_means
 from jaxcomp.kernels import packing
 from jaxcomp.kvcache.apart import Apart, extremes, largest, put, take
 from jaxcomp.kvcache.chunked import chunked
+from jaxcomp.kvcache.once import once
 
 STEPS = 50  # of Lloyd's, as in the paper
 LEAST = 1e-6  # of scales: a channel that never changes has none
@@ -60,6 +61,7 @@ class Parts(NamedTuple):
     scale: jax.Array | None = None
 
 
+@once
 def kvquant(slots: int, tables: Tables, *, outliers: float = 0.01, sinks: int = 1) -> KVCache:
     """A cache of one layer, whose tables kvquant_tables made with the same outliers.
 

@@ -4,8 +4,10 @@ from jaxcomp.base import KVCache, UnsupportedInput
 from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.qtensor import quantize
 from jaxcomp.kvcache.chunked import chunked
+from jaxcomp.kvcache.once import once
 
 
+@once
 def quantized(
     format: Format,
     slots: int,

@@ -25,12 +25,15 @@ from jaxcomp.formats.layout import to_matrix
 from jaxcomp.formats.qtensor import QTensor, from_groups
 from jaxcomp.kernels import hadamard
 from jaxcomp.kvcache.chunked import chunked, compiled
+from jaxcomp.kvcache.inputs import check_array
+from jaxcomp.kvcache.once import once
 
 ROTATION_KEY = (0, 0)  # of signs, and of the factor of sizes without a Hadamard matrix
 BITS = (1, 2, 3, 4, 8)  # that pack
 TOLERANCE = 1e-12  # of levels between two rounds of Lloyd's iteration
 
 
+@once
 def rotated(
     slots: int, *, bits: int = 4, values: int | None = None, scale: str = "bfloat16"
 ) -> KVCache:
@@ -49,6 +52,8 @@ def rotated(
     )
 
     def append(state, k, v, *, queries=None, lengths=None):
+        check_array("k", k)
+        check_array("v", v)
         return cache.append(state, rotate(k), rotate(v), lengths=lengths)
 
     def attend(state, q, *, rope=None, fresh=None):
@@ -57,6 +62,8 @@ def rotated(
                 "expected keys that are in their positions' rotation already, got rope=; apply it "
                 "before append"
             )
+        for name, x in (("q", q), *(("fresh keys and values", x) for x in fresh or ())):
+            check_array(name, x)
         fresh = None if fresh is None else tuple(map(rotate, fresh))
         out, state = cache.attend(state, rotate(q), fresh=fresh)
         return rotate(out, inverse=True), state

@@ -28,8 +28,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.kernels.dispatch import align
 from jaxcomp.kvcache.blockwise import NOWHERE
 from jaxcomp.kvcache.inputs import check_queries
+from jaxcomp.kvcache.once import once
 
 QUERIES = 128  # whose attention is held at once: a prompt's goes by in blocks
 SEEN_LITTLE = 1e-6  # added to counts that may be zero
@@ -92,24 +94,29 @@ def _stateless(value: Callable[[Seen], jax.Array], name: str) -> Score:
     )
 
 
+@once
 def recent() -> Score:
     return _stateless(lambda seen: seen.positions.astype(jnp.float32), "recent")
 
 
+@once
 def knorm() -> Score:
     return _stateless(
         lambda seen: -jnp.linalg.norm(seen.keys.astype(jnp.float32), axis=-1), "knorm"
     )
 
 
+@once
 def h2o() -> Score:
     return _accumulated(lambda mass, count: mass, "h2o")
 
 
+@once
 def normalised_attention() -> Score:
     return _accumulated(lambda mass, count: mass / (count + SEEN_LITTLE), "normalised attention")
 
 
+@once
 def snapkv(*, window: int = 32, pool: int = 5) -> Score:
     """pool: positions that share their largest score, an odd number; 1 for none."""
     if window < 1 or pool < 1 or pool % 2 == 0:
@@ -146,6 +153,7 @@ def snapkv(*, window: int = 32, pool: int = 5) -> Score:
     return Score(init, update, value, True, "snapkv")
 
 
+@once
 def global_local(*, window: int = 32) -> Score:
     of_all, of_last = normalised_attention(), snapkv(window=window, pool=1)
 
@@ -168,6 +176,7 @@ def global_local(*, window: int = 32) -> Score:
     return Score(init, update, value, True, "global local")
 
 
+@once
 def expected_attention() -> Score:
     def init(batch, heads, slots, size):
         sums = (batch, heads), (batch, heads, size), (batch, heads, size, size)
@@ -236,4 +245,5 @@ def attention_mass(
         return mass + (shares / jnp.where(total > 0, total, 1)).sum((2, 3)), None
 
     start = jnp.zeros(seen.positions.shape, jnp.float32)
+    start = align(start, k, q, at)[0]  # a loop's state keeps its type under shard_map
     return lax.scan(part, start, jnp.arange((new + more) // block))[0]

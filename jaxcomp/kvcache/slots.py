@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.kvcache.once import once
 
 
 class Slots(NamedTuple):
@@ -48,6 +49,7 @@ class Slots(NamedTuple):
     write: Callable[..., jax.Array]
 
 
+@once
 def even() -> Slots:
     def write(at, store, new, target):
         put = lambda s, x, i: s.at[i].set(x.astype(s.dtype), mode="drop")  # noqa: E731
@@ -67,6 +69,7 @@ def even() -> Slots:
     )
 
 
+@once
 def ragged(*, least: float = 0.2, most: float = 4.0) -> Slots:
     """least and most: of the budget, for one head."""
     if not 0 <= least <= 1 <= most:

@@ -27,6 +27,7 @@ from jaxcomp.formats.qtensor import QTensor, quantize
 from jaxcomp.kernels import packing
 from jaxcomp.kvcache.apart import largest
 from jaxcomp.kvcache.chunked import chunked
+from jaxcomp.kvcache.once import once
 from jaxcomp.kvcache.scores import Score, normalised_attention
 
 LEAST = 1e-6  # of the largest entry of a channel: it may be zero
@@ -43,6 +44,7 @@ class Parts(NamedTuple):
     salient: jax.Array
 
 
+@once
 def zipcache(
     slots: int,
     *,

@@ -48,3 +48,23 @@ def test_fresh_tokens_are_of_the_dtype_of_the_cache():
     half = jax.ShapeDtypeStruct(new.shape, jnp.bfloat16)
     with pytest.raises(jc.UnsupportedInput, match="of float32, as init was told, got bfloat16"):
         jax.eval_shape(lambda s, q, x: cache.attend(s, q, fresh=(x, x)), state, new, half)
+
+
+@pytest.mark.parametrize("build", [jc.kvcache.dense, jc.kvcache.rotated])
+def test_what_is_no_array_of_floats_is_refused(build):
+    cache = build(4)
+    state, new = jax.eval_shape(lambda: (cache.init(1, 1, 8), jnp.zeros((1, 2, 1, 8))))
+    ints = jax.ShapeDtypeStruct(new.shape, jnp.int32)
+
+    def fresh(state, q, x):
+        return cache.attend(state, q, fresh=(x, x))
+
+    refused = [
+        (lambda: jax.eval_shape(cache.attend, state, ints), "q to be an array of floats, got int"),
+        (lambda: cache.append(state, None, None), "k to be an array of floats, got NoneType"),
+        (lambda: jax.eval_shape(cache.append, state, new, ints), "v to be an array of floats"),
+        (lambda: jax.eval_shape(fresh, state, new, ints), "fresh keys and values to be an array"),
+    ]
+    for call, words in refused:
+        with pytest.raises(jc.UnsupportedInput, match=words):
+            call()

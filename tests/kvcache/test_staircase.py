@@ -12,24 +12,28 @@ from tests.kvcache.inputs import qkv
 
 
 def test_the_law():
-    cache = jc.kvcache.staircase(24, bits=(8, 4), chunks=(2,), group=4, window=2)
+    cache = jc.kvcache.staircase(24, bits=(8, 4), chunks=(2,), group=4, window=2, sinks=2)
     state = check_cache(cache, tolerance=0.15, alone=False)
-    # 2 and 4 chunks of 4 tokens of 16, with scale and zero for each channel and token.
-    for step, count, bits in zip(state.steps, (2, 4), (8, 4), strict=True):
+    # 2 and 3 chunks of 4 tokens of 16, with scale and zero for each channel and token.
+    for step, count, bits in zip(state.steps, (2, 3), (8, 4), strict=True):
         codes = 4 * 16 * bits // 8
         assert jc.tree.nbytes(step) == 2 * 2 * count * (2 * codes + 4 * (16 + 4))
 
 
-def test_chunks_are_rounded_at_every_step_down():
-    _, k, v = qkv(23, size=8)
-    cache = jc.kvcache.staircase(32, chunks=(1, 2), group=4)
+@pytest.mark.parametrize("counts", [(3, 9, 1, 9, 1), (1, 4, 9, 1, 9, 1)])
+def test_chunks_are_rounded_at_every_step_down(counts):
+    sinks = sum(counts) - 23
+    _, k, v = qkv(sum(counts), size=8)
+    cache = jc.kvcache.staircase(32, chunks=(1, 2), group=4, sinks=sinks)
     state = cache.init(2, 2, 8)
-    for start, count in ((0, 3), (3, 9), (12, 1), (13, 9), (22, 1)):
+    for start, count in zip(np.cumsum((0, *counts)), counts, strict=False):
         pieces = (jnp.roll(x, -start, 1)[:, :9] for x in (k, v))
         state = cache.append(state, *pieces, lengths=jnp.full(2, count))
+    np.testing.assert_array_equal(state.sink_values, v.swapaxes(1, 2)[:, :, :sinks])
+    np.testing.assert_array_equal(state.window_keys[:, :, :3], k.swapaxes(1, 2)[:, :, -3:])
     # 5 chunks are full: the last at 8 bits, two before at 4 after 8, two first at 2 after all.
     formats = [Format(b, scale="bfloat16", zero="bfloat16", name=f"uint{b}") for b in (8, 4, 2)]
-    x = k.swapaxes(1, 2)[:, :, :20].reshape(2, 2, 5, 4, 8)
+    x = k.swapaxes(1, 2)[:, :, sinks : sinks + 20].reshape(2, 2, 5, 4, 8)
     for step, (places, chunks) in enumerate((([0], [4]), ([0, 1], [2, 3]), ([0, 1], [0, 1]))):
         leaf = jc.formats.quantize(x, formats[step], axes=-2)
         x = leaf.dense()
@@ -51,7 +55,7 @@ def test_where_attention_is_recent_it_is_nearer_than_even_bits_in_as_many_bytes(
         return jax.nn.dot_product_attention(q[:, -8:], k, v)
 
     exact = attend(k, v)
-    cache = jc.kvcache.staircase(count, chunks=(2, 4), group=group)
+    cache = jc.kvcache.staircase(count, chunks=(2, 4), group=group, sinks=0)
     state = cache.append(cache.init(1, 1, 64), k, v)
     out = cache.attend(state, q)[0][:, -8:]
     # KIVI at 4 bits; here chunks lie between the batch and the tokens.
