@@ -9,18 +9,25 @@ if TYPE_CHECKING:
     from jaxcomp.optim.compressed_mean import compressed_mean as compressed_mean
     from jaxcomp.optim.compressed_mean import dense_mean as dense_mean
     from jaxcomp.optim.drive import drive as drive
+    from jaxcomp.optim.econtrol import econtrol as econtrol
     from jaxcomp.optim.ef21 import ef21 as ef21
+    from jaxcomp.optim.ef21_momentum import ef21_momentum as ef21_momentum
     from jaxcomp.optim.error_feedback import error_feedback as error_feedback
     from jaxcomp.optim.gathered import gathered as gathered
     from jaxcomp.optim.hierarchical import hierarchical as hierarchical
     from jaxcomp.optim.identity import identity as identity
     from jaxcomp.optim.natural import natural as natural
+    from jaxcomp.optim.one_bit_adam import one_bit_adam as one_bit_adam
+    from jaxcomp.optim.outer import outer as outer
+    from jaxcomp.optim.own_params import own_params as own_params
     from jaxcomp.optim.power_sgd import power_sgd as power_sgd
     from jaxcomp.optim.qsgd import qsgd as qsgd
     from jaxcomp.optim.quantized import quantized as quantized
     from jaxcomp.optim.random import fold as fold
     from jaxcomp.optim.random_k import random_k as random_k
     from jaxcomp.optim.report import report as report
+    from jaxcomp.optim.scafcom import scafcom as scafcom
+    from jaxcomp.optim.scallion import scallion as scallion
     from jaxcomp.optim.senders import PerSender as PerSender
     from jaxcomp.optim.senders import across as across
     from jaxcomp.optim.senders import init as init
@@ -30,7 +37,9 @@ if TYPE_CHECKING:
     from jaxcomp.optim.sign import sign as sign
     from jaxcomp.optim.terngrad import terngrad as terngrad
     from jaxcomp.optim.top_k import top_k as top_k
+    from jaxcomp.optim.traffic import traffic as traffic
     from jaxcomp.optim.wire import wire_nbytes as wire_nbytes
+    from jaxcomp.optim.zero_one_adam import zero_one_adam as zero_one_adam
 
 load_on_use(
     __name__,
@@ -38,22 +47,31 @@ load_on_use(
         "compressed": ("compressed",),
         "compressed_mean": ("compressed_mean", "dense_mean"),
         "drive": ("drive",),
+        "econtrol": ("econtrol",),
         "ef21": ("ef21",),
+        "ef21_momentum": ("ef21_momentum",),
         "error_feedback": ("error_feedback",),
         "gathered": ("gathered",),
         "hierarchical": ("hierarchical",),
         "identity": ("identity",),
         "natural": ("natural",),
+        "one_bit_adam": ("one_bit_adam",),
+        "outer": ("outer",),
+        "own_params": ("own_params",),
         "power_sgd": ("power_sgd",),
         "qsgd": ("qsgd",),
         "quantized": ("quantized",),
         "random": ("fold",),
         "random_k": ("random_k",),
         "report": ("report",),
+        "scafcom": ("scafcom",),
+        "scallion": ("scallion",),
         "senders": ("PerSender", "across", "init", "on_senders", "shapes", "specs"),
         "sign": ("sign",),
         "terngrad": ("terngrad",),
         "top_k": ("top_k",),
+        "traffic": ("traffic",),
         "wire": ("wire_nbytes",),
+        "zero_one_adam": ("zero_one_adam",),
     },
 )
