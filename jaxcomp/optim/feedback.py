@@ -24,9 +24,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxcomp.base import Compressor, Exchange
-from jaxcomp.optim.compressed_mean import dense_mean
-from jaxcomp.optim.exchange import alone, dense_nbytes, exchange_of
-from jaxcomp.optim.identity import identity
+from jaxcomp.optim.compressed_mean import dense_over
+from jaxcomp.optim.exchange import dense_nbytes, exchange_of
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
@@ -40,8 +39,8 @@ class FeedbackState(NamedTuple):
     key u32[2]: randomness is the key folded with step, leaf and sender
     log: what has been sent
     shared: like the parameters, f32; the same for all senders; None where nothing is
-    own: PerSender, of a pair: the memory, like the parameters, f32, None where nothing is kept; and
-    the states of the exchange, one for each leaf
+    own: PerSender, of a pair: the memory, like the parameters, f32, a tuple in place of each leaf
+    where it has several, None where nothing is kept; and the states of the exchange, for each leaf
     """
 
     key: jax.Array
@@ -55,8 +54,10 @@ def feedback(
     message: Callable[[jax.Array, Any, Any], jax.Array],
     result: Callable[..., tuple[jax.Array, Any, Any]],
     *,
-    remembers: bool,
+    remembers: int,
     shares: bool = False,
+    before: Callable[[jax.Array, Any], Any] | None = None,
+    unchosen: Callable[..., tuple[jax.Array, Any, Any]] | None = None,
     seed: int = 0,
     where: Callable[[str, Any], bool] | None = None,
     axis_name: str | None = None,
@@ -64,14 +65,15 @@ def feedback(
     """message(g, memory, shared) -> what is sent of one leaf, f32
     result(message, sent, mean, memory, shared) -> (out, memory, shared)
 
-    remembers, shares: whether there is a memory of a sender's own, and one that all have alike.
-    where(path, leaf): what is compressed, all by default; other leaves go as they are. axis_name:
-    with a compressor, of senders under shard_map or vmap, which then draw apart; without, alike.
+    remembers: how many arrays of a sender's own there are for a leaf; memory is a tuple of them
+    where there are several. shares: whether there is one that all have alike. before(g, memory) ->
+    memory: what a gradient does to it first, as momentum does. where(path, leaf): what is
+    compressed, all by default; other leaves go as they are, and have `unchosen` for their result
+    if it is given. axis_name: with a compressor, of senders under shard_map or vmap, which then
+    draw apart; without, alike.
     """
     exchange = exchange_of(method, axis_name)
-    whole = alone(identity())
-    for axis in exchange.axes:
-        whole = dense_mean(axis) if not whole.axes else _behind(whole, dense_mean(axis))
+    whole = dense_over(exchange.axes)
 
     def of_leaves(params):
         found, structure = jax.tree_util.tree_flatten_with_path(params)
@@ -83,15 +85,19 @@ def feedback(
     def init(params):
         structure, exchanges = of_leaves(params)
         leaves = [jnp.asarray(leaf) for leaf in structure.flatten_up_to(params)]
-        zeros = structure.unflatten([jnp.zeros(leaf.shape, jnp.float32) for leaf in leaves])
+
+        def zeros(count):  # arrays of their own each time, as a step may be given them to keep
+            each = [[jnp.zeros(x.shape, jnp.float32) for _ in range(count)] for x in leaves]
+            return structure.unflatten([x[0] if count == 1 else tuple(x) for x in each])
+
         inner = tuple(
             e.init(jnp.zeros(x.shape, x.dtype)) for e, x in zip(exchanges, leaves, strict=True)
         )
         return FeedbackState(
             key=fold(jnp.zeros(2, jnp.uint32), seed),
             log=start(),
-            shared=zeros if shares else None,
-            own=PerSender((zeros if remembers else None, inner)),
+            shared=zeros(1) if shares else None,
+            own=PerSender((zeros(int(remembers)) if remembers else None, inner)),
         )
 
     def update(updates, state, params=None):
@@ -104,9 +110,12 @@ def feedback(
         keys = fold(state.key, state.log.count, jnp.arange(len(gradients)))
         outs, memories, alike, inners, errors = [], [], [], [], []
         for i, (e, g) in enumerate(zip(exchanges, gradients, strict=True)):
-            x = message(g.astype(jnp.float32), memory[i], shared[i])
+            wide = g.astype(jnp.float32)
+            held = memory[i] if before is None else before(wide, memory[i])
+            x = message(wide, held, shared[i])
             sent, mean, inner = e.mean(keys[i], x.astype(g.dtype), own_inner[i])
-            out, kept, same = result(x, sent, mean, memory[i], shared[i])
+            ends = result if unchosen is None or e is exchange else unchosen
+            out, kept, same = ends(x, sent, mean, held, shared[i])
             outs.append(out)
             memories.append(kept)
             alike.append(same)
@@ -128,20 +137,3 @@ def feedback(
         return structure.unflatten(outs), new
 
     return optax.GradientTransformation(init, update)
-
-
-def _behind(first: Exchange, second: Exchange) -> Exchange:
-    """The mean over two axes, one after the other."""
-
-    def init(x):
-        return first.init(x), second.init(x)
-
-    def mean(key, x, state):
-        sent, out, a = first.mean(key, x, state[0])
-        _, out, b = second.mean(key, out.astype(x.dtype), state[1])
-        return sent, out, (a, b)
-
-    def nbytes(x):
-        return first.nbytes(x) + second.nbytes(x)
-
-    return Exchange(init, mean, nbytes, (*first.axes, *second.axes), first.name)

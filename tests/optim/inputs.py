@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.optim.random import uniform
+
 
 def hard(size: int = 600) -> np.ndarray:
     """f32[6, size]: even, heavy-tailed, few, one large, tiny, and two equal entries."""
@@ -18,19 +20,26 @@ def hard(size: int = 600) -> np.ndarray:
     return x.astype(np.float32)
 
 
-def descend(transform, gradients, start, *, step, steps):
+def descend(transform, gradients, start, *, step, steps, noise=0.0):
     """x after gradient steps, each along the mean of what the senders send. [steps + 1, d].
 
-    gradients(x) -> [senders, d]; the axis of senders is named so.
+    gradients(x) -> [senders, d]; the axis of senders is named so. noise: of the gradients, its
+    deviation; skew, like that of rare examples.
     """
-    senders = len(gradients(start))
-    state = jax.vmap(transform.init)(jnp.zeros((senders, *start.shape)))
+    shape = jax.eval_shape(gradients, start)
 
-    def move(carry, _):
+    def move(carry, i):
         x, state = carry
-        sent, state = jax.vmap(transform.update, axis_name="senders")(gradients(x), state)
+        g = gradients(x)
+        if noise:
+            drawn = uniform(jnp.stack([i, 7]).astype(jnp.uint32), shape.shape)
+            g += noise * (-jnp.log(drawn + 2.0**-25) - 1)  # exponential
+        sent, state = jax.vmap(transform.update, axis_name="senders")(g, state)
         x = x - step * sent.mean(0)
         return (x, state), x
 
-    run = jax.jit(lambda x, state: jax.lax.scan(move, (x, state), None, steps)[1])
-    return np.asarray(run(start, state))
+    def run(x):
+        state = jax.vmap(transform.init, axis_name="senders")(jnp.zeros(shape.shape))
+        return jax.lax.scan(move, (x, state), jnp.arange(steps))[1]
+
+    return np.asarray(jax.jit(run)(start))
