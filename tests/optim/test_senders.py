@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
@@ -65,6 +66,18 @@ def test_each_sender_keeps_its_own():
     a, b = (s[0].own.value[0]["w"] for s in (state, fewer))
     assert len(b) == 2
     np.testing.assert_allclose(a.mean(0), b.mean(0), rtol=1e-6)
+
+
+def test_a_checkpoint_of_orbax_holds_what_each_sender_keeps(tmp_path):
+    _, (_, state) = run(8, 2)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        place = optim.shapes(TRANSFORM, PARAMS, mesh_of(8), "data")
+        again = checkpointer.restore(tmp_path / "state", place)
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    memory = again[0].own.value[0]["w"]
+    assert memory.sharding.shard_shape(memory.shape) == (1, 6, 4) and memory.any()
 
 
 def test_senders_lie_along_two_axes_and_shapes_say_where():
