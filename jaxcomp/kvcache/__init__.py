@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxcomp.kvcache.plan import plan as plan
     from jaxcomp.kvcache.quantized import quantized as quantized
     from jaxcomp.kvcache.rotated import rotated as rotated
+    from jaxcomp.kvcache.rotated import turned as turned
     from jaxcomp.kvcache.scores import expected_attention as expected_attention
     from jaxcomp.kvcache.scores import global_local as global_local
     from jaxcomp.kvcache.scores import h2o as h2o
@@ -45,7 +46,7 @@ load_on_use(
         "kvquant": ("kvquant", "kvquant_tables"),
         "plan": ("plan",),
         "quantized": ("quantized",),
-        "rotated": ("rotated",),
+        "rotated": ("rotated", "turned"),
         "scores": (
             *("expected_attention", "global_local", "h2o", "knorm"),
             *("normalised_attention", "recent", "snapkv"),

@@ -12,6 +12,7 @@ the levels are those of the normal distribution, to which the entries tend as th
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +52,35 @@ def rotated(
         name=f"rotated {bits} {values}",
     )
 
+    return _around(cache)
+
+
+@once
+def turned(
+    make: Callable[[Callable[[jax.Array], QTensor]], KVCache],
+    *,
+    bits: int = 4,
+    scale: str = "bfloat16",
+) -> KVCache:
+    """Tokens turned and rounded as rotated has them, in another cache: make(encode) is one that
+    evicts, say: turned(lambda encode: evict(h2o(), 512, encode=encode)). Scores are of products
+    and norms, which the rotation leaves as they are."""
+    if bits not in BITS:
+        raise UnsupportedInput(f"expected bits of {BITS}, got {bits!r}; 4 is usual")
+    cache = make(functools.partial(_encode, normal(bits, scale)))
+    return _around(cache._replace(name=f"{cache.name}, turned {bits}"))
+
+
+def _around(cache: KVCache) -> KVCache:
+    """The cache, of queries, keys and values that are turned."""
+
     def append(state, k, v, *, queries=None, lengths=None):
         check_array("k", k)
         check_array("v", v)
-        return cache.append(state, rotate(k), rotate(v), lengths=lengths)
+        if queries is not None:
+            check_array("q", queries)
+            queries = rotate(queries)
+        return cache.append(state, rotate(k), rotate(v), queries=queries, lengths=lengths)
 
     def attend(state, q, *, rope=None, fresh=None):
         if rope is not None:

@@ -50,6 +50,28 @@ def test_outlier_channels_cost_nothing_where_groups_along_the_head_lose():
     assert ours < 0.8 * tokens and jc.kvcache.nbytes(state) < jc.kvcache.nbytes(other)
 
 
+def test_what_evicts_keeps_the_same_tokens_when_they_are_turned_and_loses_less():
+    K, F = jc.kvcache, jc.formats
+    q, k, v = qkv(48, size=64)
+    k = with_outliers(k)
+
+    def kept(encode=None):
+        return K.evict(K.h2o(), 16, sinks=1, recent=4, encode=encode)
+
+    def run(cache):
+        state = cache.append(cache.init(2, 2, 64), k, v, queries=q)
+        return cache.attend(state, q)[0][:, -1], state
+
+    (exact, plain), (ours, state), (other, tokens) = map(
+        run, (kept(), K.turned(kept), kept(lambda x: F.quantize(x, F.UINT4, axes=-1)))
+    )
+    np.testing.assert_array_equal(*(np.sort(x.positions, -1) for x in (plain, state)))
+    off, naive = (float(jnp.square(x - exact).mean()) for x in (ours, other))
+    assert 0 < off < 0.8 * naive and K.nbytes(state) < K.nbytes(tokens)
+    with pytest.raises(jc.UnsupportedInput, match="expected bits of"):
+        K.turned(kept, bits=5)
+
+
 def test_positions_must_be_in_keys_already():
     cache = jc.kvcache.rotated(8)
     with pytest.raises(jc.UnsupportedInput, match="apply it before append"):

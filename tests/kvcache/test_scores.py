@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from jaxcomp.kvcache.scores import Seen, attention_mass
+from jaxcomp.kvcache.scores import Seen, attention_mass, probed
 from tests.kvcache.inputs import qkv
 
 K = jc.kvcache
@@ -96,7 +96,30 @@ def test_a_sum_favours_those_who_came_first_and_a_mean_does_not():
     assert found["normalised attention"] > found["h2o"] + 0.2
 
 
+def test_a_few_probes_find_what_all_queries_read():
+    """A tenth of the queries, at a tenth of the work; each token is divided by those after it."""
+    score = K.normalised_attention(probes=0.1)
+    few = probed(X, 15)
+    at = np.asarray(few.at[0])
+    assert (
+        (at[-8:] == np.arange(149, 141, -1)).all() and (np.diff(at[:7]) > 0).all() and at[6] < 142
+    )
+    able = (at[:, None] >= np.arange(150)).sum(0)
+    expected = WEIGHTS[:, at].sum((0, 1)) / np.maximum(able, 1)
+    np.testing.assert_allclose(value(score, X), expected, atol=1e-4)
+    short = probed(X._replace(at=jnp.where(X.at < 3, X.at, -1)), 15)  # of 3 queries that are there
+    assert sorted(short.at[0].tolist()) == [-1] * 12 + [0, 1, 2]
+
+    def work(score):
+        run = jax.jit(lambda x: score.update(*score.init(1, 1, 150, 16), x)[0])
+        return run.lower(X).compile().cost_analysis()["flops"]
+
+    assert work(score) < 0.3 * work(K.normalised_attention())
+
+
 def test_windows_are_checked():
+    with pytest.raises(jc.UnsupportedInput, match="probes above 0"):
+        K.normalised_attention(probes=0.0)
     with pytest.raises(jc.UnsupportedInput, match="odd pool"):
         K.snapkv(pool=4)
 
