@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING
 from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from jaxcomp.optim.all_gather import all_gather as all_gather
     from jaxcomp.optim.compressed import compressed as compressed
     from jaxcomp.optim.compressed_mean import compressed_mean as compressed_mean
     from jaxcomp.optim.compressed_mean import dense_mean as dense_mean
+    from jaxcomp.optim.dgc import dgc as dgc
     from jaxcomp.optim.drive import drive as drive
     from jaxcomp.optim.econtrol import econtrol as econtrol
     from jaxcomp.optim.ef21 import ef21 as ef21
     from jaxcomp.optim.ef21_momentum import ef21_momentum as ef21_momentum
+    from jaxcomp.optim.ef21_w import ef21_step_size as ef21_step_size
+    from jaxcomp.optim.ef21_w import ef21_w as ef21_w
     from jaxcomp.optim.error_feedback import error_feedback as error_feedback
     from jaxcomp.optim.gathered import gathered as gathered
     from jaxcomp.optim.hierarchical import hierarchical as hierarchical
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from jaxcomp.optim.quantized import quantized as quantized
     from jaxcomp.optim.random import fold as fold
     from jaxcomp.optim.random_k import random_k as random_k
+    from jaxcomp.optim.reduce_scatter import reduce_scatter as reduce_scatter
     from jaxcomp.optim.report import report as report
     from jaxcomp.optim.scafcom import scafcom as scafcom
     from jaxcomp.optim.scallion import scallion as scallion
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
     from jaxcomp.optim.senders import on_senders as on_senders
     from jaxcomp.optim.senders import shapes as shapes
     from jaxcomp.optim.senders import specs as specs
+    from jaxcomp.optim.sharded import init_sharded as init_sharded
+    from jaxcomp.optim.sharded import on_sharded as on_sharded
     from jaxcomp.optim.sign import sign as sign
     from jaxcomp.optim.terngrad import terngrad as terngrad
     from jaxcomp.optim.top_k import top_k as top_k
@@ -44,12 +51,15 @@ if TYPE_CHECKING:
 load_on_use(
     __name__,
     {
+        "all_gather": ("all_gather",),
         "compressed": ("compressed",),
         "compressed_mean": ("compressed_mean", "dense_mean"),
+        "dgc": ("dgc",),
         "drive": ("drive",),
         "econtrol": ("econtrol",),
         "ef21": ("ef21",),
         "ef21_momentum": ("ef21_momentum",),
+        "ef21_w": ("ef21_step_size", "ef21_w"),
         "error_feedback": ("error_feedback",),
         "gathered": ("gathered",),
         "hierarchical": ("hierarchical",),
@@ -63,10 +73,12 @@ load_on_use(
         "quantized": ("quantized",),
         "random": ("fold",),
         "random_k": ("random_k",),
+        "reduce_scatter": ("reduce_scatter",),
         "report": ("report",),
         "scafcom": ("scafcom",),
         "scallion": ("scallion",),
         "senders": ("PerSender", "across", "init", "on_senders", "shapes", "specs"),
+        "sharded": ("init_sharded", "on_sharded"),
         "sign": ("sign",),
         "terngrad": ("terngrad",),
         "top_k": ("top_k",),

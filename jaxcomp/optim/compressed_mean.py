@@ -26,6 +26,7 @@ from jaxcomp.optim.exchange import (
     sender_key,
     shard_of,
     shards,
+    to_owners,
 )
 from jaxcomp.optim.identity import identity
 from jaxcomp.optim.random import fold
@@ -87,7 +88,7 @@ def scatter(
     count = lax.axis_size(axis_name)
     rows = shards(x, count)
     wires, state = jax.vmap(compressor.compress)(fold(key, jnp.arange(count)), rows, state)
-    mine = jax.tree.map(lambda part: lax.all_to_all(part, axis_name, 0, 0, tiled=True), wires)
+    mine = to_owners(wires, axis_name)
     sent = jax.vmap(compressor.decompress)(wires).astype(jnp.float32)
     sent = sent.reshape(-1)[: x.size].reshape(x.shape)
     return sent, add_up(compressor, mine, rows[0]), state
