@@ -26,12 +26,14 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxcomp as jc
+from benchmarks.kvcache_tasks import Tabled
 from benchmarks.models import stories, story_text
 
 F, K = jc.formats, jc.kvcache
 HELD = jnp.bfloat16  # what caches are given, and windows hold
 SHARE, LEAST = 4, 16  # evicting caches hold one token in SHARE, and no fewer than LEAST
 WIDTH = 100  # of lines and the table
+FITTED_ON = "One day"  # how the story begins that tables and scales are taken from
 console = Console(width=WIDTH)
 
 
@@ -60,7 +62,9 @@ def few(make: Callable[..., jc.KVCache], slots: int, *arguments: Any) -> jc.KVCa
 CACHES: dict[str, tuple[str, Callable[[int], jc.KVCache]]] = {
     "dense": ("every token in bfloat16", K.dense),
     "int8": ("tokens rounded, with a scale", partial(quantized, F.INT8)),
+    "fp8": ("the same as floats of 8 bits", partial(quantized, F.FP8_E4M3)),
     "int4": ("the same at 4 bits", partial(quantized, F.INT4)),
+    "int4-channel": ("by channel over 32 tokens", lambda n: K.quantized(F.INT4, n, over=32)),
     "uint4": ("with a scale and a zero", partial(quantized, 4)),
     "uint2": ("the same at 2 bits", partial(quantized, 2)),
     "kivi-4": ("keys by channel, values by token", partial(K.kivi, bits=4, window=32)),
@@ -72,16 +76,50 @@ CACHES: dict[str, tuple[str, Callable[[int], jc.KVCache]]] = {
     "zipcache": ("salient tokens in 4 bits, or in 2", partial(K.zipcache, group=32)),
     "staircase": ("8, then 4, then 2 bits by age", partial(K.staircase, chunks=(1, 2))),
     "recent": ("the last tokens", lambda n: few(K.evict, n, K.recent())),
+    "knorm": ("tokens of short keys", lambda n: few(K.evict, n, K.knorm())),
+    "expected": ("by queries like those so far", lambda n: few(K.evict, n, K.expected_attention())),
     "h2o": ("tokens that got most attention", lambda n: few(K.evict, n, K.h2o())),
     "attention": ("by those who saw them", lambda n: few(K.evict, n, K.normalised_attention())),
     "snapkv": ("that got most from the last ones", lambda n: few(K.evict, n, K.snapkv())),
+    "ragged": (
+        "the same, more of it for some heads",
+        lambda n: K.evict(K.snapkv(), max(LEAST, n // SHARE), recent=4, slots=K.ragged()),
+    ),
     "ems": ("who goes joins the nearest", partial(few, K.ems)),
+}
+
+
+def kvquant(slots: int, params: Any, seen: Any, bits: int = 3) -> tuple[Any, Tabled]:
+    """Tables of each layer; keys are kept before their positions."""
+    tables = [K.kvquant_tables(k, v, bits=bits) for k, v in zip(*seen[1:], strict=True)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *tables)
+    return params, Tabled(lambda table: K.kvquant(slots, table, sinks=4), stacked)
+
+
+def qoq(slots: int, params: Any, seen: Any) -> tuple[Any, jc.KVCache]:
+    """Scales of channels folded into the weights of each layer, offline."""
+    size = seen[1].shape[-1]
+
+    def fold(w_q, w_k, keys):  # [out, in] both
+        smooth = K.smooth_attention(keys, pairs="neighbours")
+        split = [w.T.reshape(w.shape[1], -1, size) for w in (w_q, w_k)]
+        return [w.reshape(w.shape[0], -1).T for w in K.fold_smoothing(*split, smooth)]
+
+    layers = params["layers"]
+    w_q, w_k = jax.vmap(fold)(layers["wq"], layers["wk"], seen[1])
+    return {**params, "layers": {**layers, "wq": w_q, "wk": w_k}}, quantized(4, slots)
+
+
+# name -> (what it holds, (slots, params, queries, keys and values of a story) -> (params, cache))
+FITTED: dict[str, tuple[str, Callable[..., tuple[Any, Any]]]] = {
+    "kvquant-3": ("calibrated levels of each layer", kvquant),
+    "qoq": ("as uint4, keys made smooth", qoq),
 }
 
 
 def tell(
     params: dict[str, Any],
-    cache: jc.KVCache,
+    cache: jc.KVCache | Tabled,
     start: Sequence[int],
     count: int,
     *,
@@ -90,16 +128,21 @@ def tell(
 ) -> Told:
     """The likeliest tokens behind `start`: `count`, or fewer where the story ends.
 
-    hear: is called with all tokens so far, at each one.
+    hear: is called with all tokens so far, at each one. A cache with tables keeps keys before
+    their positions.
     """
+    tables = jax.tree.map(jnp.copy, cache.tables) if isinstance(cache, Tabled) else None
+    options = {"heads": heads, "dtype": HELD}
+    cache, inside = (cache, False) if tables is None else (cache.cache, True)
 
     @partial(jax.jit, donate_argnums=1)
     def step(params, states, tokens, at):
-        logits, states = stories.decode(params, tokens, states, cache, at, heads=heads, dtype=HELD)
+        logits, states = stories.decode(params, tokens, states, cache, at, inside=inside, **options)
         new = logits[:, -1:].argmax(-1).astype(jnp.int32)
         return states, new, at + tokens.shape[1]
 
-    states = stories.empty(params, cache, 1, heads=heads, dtype=HELD)
+    states = stories.empty(params, cache, 1, **options)
+    states = states if tables is None else (tables, states[1])
     nbytes = K.nbytes(states)
     tokens, begun, timed = [], 0.0, 0
     new, at = jnp.asarray([start], jnp.int32), jnp.zeros(1, jnp.int32)
@@ -156,23 +199,25 @@ def table(rows: Sequence[tuple[str, Told]], slots: int, config: stories.Config) 
             f"{told.per_second:.0f}",
             f"{agree} of {len(reference)}",
             str(until),
-            CACHES[name][0],
+            (CACHES | FITTED)[name][0],
         )
     return found
 
 
 def arguments_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    listing = "\n".join(f"  {name:10} {about}" for name, (about, _) in CACHES.items())
+    every = CACHES | FITTED
+    listing = "\n".join(f"  {name:12} {about}" for name, (about, _) in every.items())
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=f"caches, of which the last five hold one token in {SHARE}:\n{listing}",
+        epilog=f"caches, of which those from recent to ems hold one token in {SHARE}, and the last "
+        f"are fitted on a story that begins {FITTED_ON!r}:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, required=True, help="has llm/stories260K in it")
     parser.add_argument(
         "--cache",
         default="kivi-2",
-        choices=[*CACHES, "all"],
+        choices=[*every, "all"],
         metavar="NAME",
         help="one of those below, kivi-2 by default, or all",
     )
@@ -196,11 +241,16 @@ def main():
     print("jax", jax.__version__, "on", jax.devices()[0].device_kind)
 
     def run(name, **options):
-        return tell(params, CACHES[name][1](slots), start, asked.tokens, **options)
+        if name in CACHES:
+            return tell(params, CACHES[name][1](slots), start, asked.tokens, **options)
+        other = story_text.encode(tokenizer, FITTED_ON)
+        other += tell(params, K.dense(slots), other, slots - len(other)).tokens
+        seen = jax.jit(stories.queries_keys_values)(params, jnp.asarray([other], jnp.int32))
+        return tell(*FITTED[name][1](slots, params, seen), start, asked.tokens, **options)
 
     if asked.cache == "all":
         rows = []
-        for name in CACHES:
+        for name in CACHES | FITTED:
             with console.status(name):
                 rows.append((name, run(name)))
         console.print(table(rows, slots, config))

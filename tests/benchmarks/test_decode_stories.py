@@ -34,4 +34,5 @@ def test_the_help_lists_every_cache(capsys):
     with pytest.raises(SystemExit):
         decode_stories.arguments_of(["--help"])
     text = capsys.readouterr().out
-    assert all(f"  {name} " in text for name in decode_stories.CACHES)
+    names = decode_stories.CACHES | decode_stories.FITTED
+    assert all(f"  {name} " in text for name in names) and len(names) == len(decode_stories.CACHES) + 2
