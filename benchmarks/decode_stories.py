@@ -209,8 +209,8 @@ def arguments_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     listing = "\n".join(f"  {name:12} {about}" for name, (about, _) in every.items())
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=f"caches, of which those from recent to ems hold one token in {SHARE}, and the last "
-        f"are fitted on a story that begins {FITTED_ON!r}:\n{listing}",
+        epilog=f"caches; those from recent to ems hold one token in {SHARE}, and the last two are\n"
+        f"fitted on a story that begins {FITTED_ON!r}:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, required=True, help="has llm/stories260K in it")

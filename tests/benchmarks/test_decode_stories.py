@@ -35,4 +35,4 @@ def test_the_help_lists_every_cache(capsys):
         decode_stories.arguments_of(["--help"])
     text = capsys.readouterr().out
     names = decode_stories.CACHES | decode_stories.FITTED
-    assert all(f"  {name} " in text for name in names) and len(names) == len(decode_stories.CACHES) + 2
+    assert all(f"  {name} " in text for name in names)
