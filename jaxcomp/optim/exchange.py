@@ -62,6 +62,16 @@ def add_up(compressor: Compressor, wires: Any, x: Any) -> jax.Array:
     return lax.scan(add, jnp.zeros(x.shape, jnp.float32), wires)[0]
 
 
+def agree(fine: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """Whether all senders along the axes say so."""
+    return lax.pmin(fine.astype(jnp.int32), axes) > 0 if axes else fine
+
+
+def agree_nbytes(axes: tuple[str, ...]) -> int:
+    """What a device sends for that."""
+    return dense_nbytes(jax.ShapeDtypeStruct((), jnp.int32), axes) if axes else 0
+
+
 def gather(parts: Any, axis_name: str) -> Any:
     """Every array of every sender: [senders, ...]."""
     return jax.tree.map(lambda part: lax.all_gather(part, axis_name), parts)

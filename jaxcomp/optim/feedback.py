@@ -11,8 +11,10 @@ before what steps (chain(..., sgd)); or behind the learning rate, where that cha
 errors are kept in units of steps.
 
 Gradients that are not finite go through, so that all see them, and leave all memories as they were:
-the next step goes on as if it had not been. Memories are float32; what is sent has the dtype of the
-gradients, and what its rounding loses counts as not sent.
+the next step goes on as if it had not been. Senders agree on that before anything else, by an
+all-reduce of 4 bytes: no leaf then waits for the others, and memories are written in their place.
+Memories are float32; what is sent has the dtype of the gradients, and what its rounding loses
+counts as not sent.
 """
 
 import functools
@@ -25,7 +27,7 @@ import optax
 
 from jaxcomp.base import Compressor, Exchange
 from jaxcomp.optim.compressed_mean import dense_over
-from jaxcomp.optim.exchange import dense_nbytes, exchange_of
+from jaxcomp.optim.exchange import agree, agree_nbytes, dense_nbytes, exchange_of
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
@@ -108,6 +110,8 @@ def feedback(
         memory = structure.flatten_up_to(own_memory) if remembers else none
         shared = structure.flatten_up_to(state.shared) if shares else none
         keys = fold(state.key, state.log.count, jnp.arange(len(gradients)))
+        agreed = agree(all_finite(*gradients), exchange.axes)
+        finite = [agreed]
         outs, memories, alike, inners, errors = [], [], [], [], []
         for i, (e, g) in enumerate(zip(exchanges, gradients, strict=True)):
             wide = g.astype(jnp.float32)
@@ -116,22 +120,24 @@ def feedback(
             sent, mean, inner = e.mean(keys[i], x.astype(g.dtype), own_inner[i])
             ends = result if unchosen is None or e is exchange else unchosen
             out, kept, same = ends(x, sent, mean, held, shared[i])
+            fine = agreed & all_finite(out)  # sums can overflow
+            keep = functools.partial(jax.tree.map, functools.partial(jnp.where, fine))
             outs.append(out)
-            memories.append(kept)
-            alike.append(same)
-            inners.append(inner)
+            finite.append(fine)
+            memories.append(keep(kept, memory[i]))
+            alike.append(keep(same, shared[i]))
+            inners.append(keep(inner, own_inner[i]))
             errors.append(jnp.square(x - sent).sum())
-        finite = all_finite(*outs) if outs else jnp.array(True)
-        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
         memory = structure.unflatten(memories) if remembers else None
         sent_nbytes = sum(e.nbytes(g) for e, g in zip(exchanges, gradients, strict=True))
+        sent_nbytes += agree_nbytes(exchange.axes)
         dense = sum(dense_nbytes(g, exchange.axes) for g in gradients)
         error = jnp.sqrt(sum(errors, jnp.zeros(())))
         new = FeedbackState(
             key=state.key,
-            log=step(state.log, finite, error, sent_nbytes, dense),
-            shared=keep(structure.unflatten(alike), state.shared) if shares else None,
-            own=PerSender(keep((memory, tuple(inners)), state.own.value)),
+            log=step(state.log, jnp.stack(finite).all(), error, sent_nbytes, dense),
+            shared=structure.unflatten(alike) if shares else None,
+            own=PerSender((memory, tuple(inners))),
         )
         outs = [out.astype(g.dtype) for out, g in zip(outs, gradients, strict=True)]
         return structure.unflatten(outs), new
