@@ -38,6 +38,8 @@ Laws (tests/checks.py states each of them once, as code):
     Exchange every sender gets the same mean, which is that of what each has sent; what one sender
              has that is not finite, all see. With the identity it is the mean of the arrays, added
              up in the order of senders, bit for bit on any number of devices.
+    Rounds   with all clients, one local step and the mean as it is, a round is a step of gradient
+             descent; who does not take part changes nothing.
     lift     lift(f)(compressed) == f(dense weights of the same leaves), to rounding; what was not
              run on packed weights is reported.
 
@@ -213,6 +215,22 @@ class Exchange(NamedTuple):
     mean: Callable[..., tuple[Any, Any, Any]]
     nbytes: Callable[[Any], int]
     axes: tuple[str, ...]
+    name: str
+
+
+class Rounds(NamedTuple):
+    """Rounds of federated training: local steps of each client, and one message to all.
+
+    init(params) -> state
+    round(params, state, gradient, batches, taking_part=True) -> (params, state)
+        inside shard_map or vmap, of one client. gradient(params, batch) -> like params; batches: a
+        pytree of arrays [local steps, ...]; taking_part: bool[] or bool[1]. A round of no client,
+        and one whose mean is not finite, leave params and what is remembered as they were.
+    name
+    """
+
+    init: Callable[[Any], Any]
+    round: Callable[..., tuple[Any, Any]]
     name: str
 
 

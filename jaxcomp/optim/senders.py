@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxcomp.base import UnsupportedInput
+from jaxcomp.base import Rounds, UnsupportedInput
 from jaxcomp.formats.leaf import leaf_class
 
 
@@ -41,7 +41,7 @@ def specs(state: Any, axis_name: str | tuple[str, ...]) -> Any:
 
 
 def init(
-    transform: optax.GradientTransformation,
+    transform: optax.GradientTransformation | Rounds,
     params: Any,
     mesh: Mesh,
     axis_name: str | tuple[str, ...],
@@ -61,7 +61,7 @@ def init(
 
 
 def shapes(
-    transform: optax.GradientTransformation,
+    transform: optax.GradientTransformation | Rounds,
     params: Any,
     mesh: Mesh,
     axis_name: str | tuple[str, ...],

@@ -1,0 +1,44 @@
+"""Outer steps: gradient descent as their limit, and where they come with few means."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcomp import UnsupportedInput, optim
+from tests.optim.meeting_cases import lanes
+from tests.optim.test_one_bit_adam import GRADIENTS, given
+
+WHOLE = optax.sgd(1.0)  # the mean of where senders have come
+
+
+def test_one_step_each_is_descent_along_the_mean():
+    method = optim.outer(optax.sgd(0.1), optim.dense_mean("data"), every=1, optimizer=WHOLE)
+    path, state = lanes(method, given, jnp.zeros(10), 12, local=True)
+    np.testing.assert_allclose(path, -0.1 * np.cumsum(GRADIENTS.mean(1), 0), rtol=1e-4, atol=1e-6)
+    assert optim.report(state).ratio == pytest.approx(60 / 78, rel=0.01)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_outer_optimizer_sees_how_far_senders_came(overlap):
+    options = dict(every=3, optimizer=optax.sgd(0.7, momentum=0.9, nesterov=True))
+    method = optim.outer(optax.sgd(0.1), optim.dense_mean("data"), overlap=overlap, **options)
+    path, state = lanes(method, given, jnp.zeros(10), 12, local=True)
+    differences = 0.1 * GRADIENTS.mean(1).reshape(4, 3, 10).sum(1)
+    if overlap:
+        differences = np.concatenate([0 * differences[:1], differences[:-1]])
+    x, momentum, outer_path = np.zeros(10), np.zeros(10), []
+    for d in differences:
+        momentum = d + 0.9 * momentum
+        x = x - 0.7 * (d + 0.9 * momentum)
+        outer_path.append(x)
+    expected = np.repeat([np.zeros(10), *outer_path], 3, axis=0)[1:13]
+    np.testing.assert_allclose(path, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_impossible_options_are_named():
+    with pytest.raises(UnsupportedInput, match="every of at least 1"):
+        optim.outer(optax.sgd(0.1), optim.dense_mean("data"), every=0)
+    method = optim.outer(optax.sgd(0.1), optim.dense_mean("data"), every=1)
+    with pytest.raises(UnsupportedInput, match="expected params"):
+        method.update(jnp.zeros(2), None)
