@@ -1,0 +1,216 @@
+"""Tasks small enough to train hundreds of times: bytes of stories, digits, digits dealt unevenly.
+
+Data is cut in three, which share nothing: to train on, to choose learning rates by, to judge by. A
+sender draws its batches at random from what is its own: all of the first part, or a label of it.
+"""
+
+import functools
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+SENDERS = 8
+
+
+class Task(NamedTuple):
+    """init(key) -> params; loss(params, batch) -> nats; draw(data, key) -> a batch for each sender,
+    one after the other; data {train, validation, held_out}: the latter two are (batches, ...).
+    """
+
+    name: str
+    init: Callable[[Any], Any]
+    loss: Callable[[Any, Any], Any]
+    draw: Callable[[Any, Any], Any]
+    data: dict
+    steps: int
+    falls: bool  # whether the rate does, in the end
+    rate: float  # where the search for the best rate of SGD begins
+
+
+def normal(key, shape, scale):
+    return scale * jax.random.normal(key, shape)
+
+
+# Bytes.
+
+CONTEXT, WIDTH, LAYERS, HEADS, SEQUENCES = 64, 64, 2, 4, 1  # SEQUENCES: of one sender in one step
+
+
+def text_task(folder: Path, steps: int = 300) -> Task:
+    """The next byte of TinyStories: the first 90 % of 2 MiB, the next 5 %, the last 5 %."""
+    text = np.frombuffer(
+        (folder / "text/tinystories/tinystories_sample_2MiB.txt").read_bytes(), np.uint8
+    )
+    return bytes_task(text, steps)
+
+
+def bytes_task(text: np.ndarray, steps: int) -> Task:
+    a, b = int(0.9 * len(text)), int(0.95 * len(text))
+
+    def windows(part, count=128):
+        rows = part[: len(part) // (CONTEXT + 1) * (CONTEXT + 1)].reshape(-1, CONTEXT + 1)
+        chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
+        return jnp.asarray(rows[chosen])
+
+    def draw(data, key):
+        starts = jax.random.randint(key, (SENDERS * SEQUENCES,), 0, len(data) - CONTEXT)
+        return data[starts[:, None] + jnp.arange(CONTEXT + 1)]
+
+    data = {
+        "train": jnp.asarray(text[:a]),
+        "validation": windows(text[a:b]),
+        "held_out": windows(text[b:]),
+    }
+    return Task("text", transformer_init, transformer_loss, draw, data, steps, True, 1.0)
+
+
+def transformer_init(key):
+    keys = iter(jax.random.split(key, 4 + 4 * LAYERS))
+    inner = WIDTH**-0.5
+    block = {
+        "qkv": lambda: normal(next(keys), (WIDTH, 3 * WIDTH), inner),
+        "out": lambda: normal(next(keys), (WIDTH, WIDTH), inner / (2 * LAYERS) ** 0.5),
+        "up": lambda: normal(next(keys), (WIDTH, 4 * WIDTH), inner),
+        "down": lambda: normal(next(keys), (4 * WIDTH, WIDTH), inner / 2 / (2 * LAYERS) ** 0.5),
+    }
+    blocks = [
+        {name: make() for name, make in block.items()}
+        | {"gain1": jnp.ones(WIDTH), "gain2": jnp.ones(WIDTH)}
+        for _ in range(LAYERS)
+    ]
+    return {
+        "embedding": normal(next(keys), (256, WIDTH), 1.0),
+        "positions": normal(next(keys), (CONTEXT, WIDTH), 0.3),
+        "blocks": blocks,
+        "gain": jnp.ones(WIDTH),
+        "head": jnp.zeros((WIDTH, 256)),
+    }
+
+
+def norm(x, gain):
+    return gain * x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
+
+
+def attention(x, block):
+    q, k, v = jnp.split(norm(x, block["gain1"]) @ block["qkv"], 3, -1)
+    q, k, v = (y.reshape(*y.shape[:-1], HEADS, -1) for y in (q, k, v))  # [b, t, h, d]
+    scores = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+    causal = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    weights = jax.nn.softmax(jnp.where(causal, scores, -1e9), -1)
+    return jnp.einsum("bhts,bshd->bthd", weights, v).reshape(x.shape) @ block["out"]
+
+
+def transformer_loss(params, batch):
+    """Nats per byte of u8[b, CONTEXT + 1]."""
+    x = params["embedding"][batch[:, :-1].astype(jnp.int32)] + params["positions"]
+    for block in params["blocks"]:
+        x = x + attention(x, block)
+        x = x + jax.nn.gelu(norm(x, block["gain2"]) @ block["up"]) @ block["down"]
+    return entropy(norm(x, params["gain"]) @ params["head"], batch[:, 1:])
+
+
+def entropy(logits, labels):
+    chosen = jnp.take_along_axis(logits, labels[..., None].astype(jnp.int32), -1)[..., 0]
+    return (jax.nn.logsumexp(logits, -1) - chosen).mean()
+
+
+# Digits.
+
+CHANNELS, HIDDEN, IMAGES = (8, 16), 64, 8  # IMAGES: of one sender in one step
+
+
+def mnist_task(folder: Path, steps: int = 300) -> Task:
+    """Ten classes: 50,000 digits, 10,000 digits, the 10,000 of the test set (2,000 of each)."""
+    return digits_task(*read_mnist(folder), steps, split=False)
+
+
+def split_task(folder: Path, steps: int = 300) -> Task:
+    """The same, each sender with digits of one class alone, 0 to 7; judged on these."""
+    return digits_task(*read_mnist(folder), steps, split=True)
+
+
+def read_mnist(folder: Path):
+    def read(name, skip):
+        with gzip.open(folder / "mnist" / name) as file:
+            return np.frombuffer(file.read(), np.uint8)[skip:]
+
+    images = [
+        read(f"{name}.gz", 16).reshape(-1, 28, 28)
+        for name in ("train-images-idx3-ubyte.rebuilt", "t10k-images-idx3-ubyte")
+    ]
+    labels = [read(f"{name}-labels-idx1-ubyte.gz", 8) for name in ("train", "t10k")]
+    return *images, *labels
+
+
+def digits_task(images, judged, labels, judged_labels, steps, *, split):
+    cut = len(images) * 5 // 6
+    classes = SENDERS if split else 10
+
+    def some(images, labels, count=2000):
+        chosen = np.flatnonzero(labels < classes)[:count]
+        return jnp.asarray(images[chosen]), jnp.asarray(labels[chosen])
+
+    # Indices of each sender's own, as many for all.
+    own = [np.flatnonzero(labels[:cut] == c) for c in range(classes)] if split else [np.arange(cut)]
+    least = min(map(len, own))
+    own = jnp.asarray(np.stack([index[:least] for index in own]))
+
+    def draw(data, key):
+        images, labels = data
+        which = jax.random.randint(key, (SENDERS, IMAGES), 0, own.shape[1])
+        which = own[jnp.arange(SENDERS)[:, None] if split else 0, which].reshape(-1)
+        return images[which], labels[which]
+
+    data = {
+        "train": (jnp.asarray(images[:cut]), jnp.asarray(labels[:cut])),
+        "validation": some(images[cut:], labels[cut:]),
+        "held_out": some(judged, judged_labels),
+    }
+    return Task(
+        "split" if split else "mnist", cnn_init, cnn_loss, draw, data, steps, not split, 0.125
+    )
+
+
+def cnn_init(key):
+    keys = jax.random.split(key, 3)
+    first, second = CHANNELS
+    return {
+        "conv1": normal(keys[0], (16, first), (2 / 16) ** 0.5),
+        "bias1": jnp.zeros(first),
+        "conv2": normal(keys[1], (16 * first, second), (2 / 16 / first) ** 0.5),
+        "bias2": jnp.zeros(second),
+        "dense": normal(keys[2], (49 * second, HIDDEN), (2 / 49 / second) ** 0.5),
+        "bias3": jnp.zeros(HIDDEN),
+        "head": jnp.zeros((HIDDEN, 10)),
+        "bias4": jnp.zeros(10),
+    }
+
+
+def patches(x):
+    """[b, h, w, c] -> [b, h/2, w/2, 16 c]: windows of 4 x 4 at every second place, zeros around.
+
+    As matrices, since a convolution whose weights differ from lane to lane is slow on a CPU.
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    h, w = x.shape[1] - 2, x.shape[2] - 2
+    parts = [x[:, i : i + h : 2, j : j + w : 2] for i in range(4) for j in range(4)]
+    return jnp.concatenate(parts, -1)
+
+
+def cnn_loss(params, batch):
+    """Nats per image, of u8[b, 28, 28] and u8[b]."""
+    images, labels = batch
+    x = images[..., None].astype(jnp.float32) / 255 - 0.13
+    x = jax.nn.relu(patches(x) @ params["conv1"] + params["bias1"])
+    x = jax.nn.relu(patches(x) @ params["conv2"] + params["bias2"])
+    x = jax.nn.relu(x.reshape(len(x), -1) @ params["dense"] + params["bias3"])
+    return entropy(x @ params["head"] + params["bias4"], labels)
+
+
+TASKS = {"text": text_task, "mnist": mnist_task, "split": split_task}
+load = functools.cache(lambda name, folder: TASKS[name](folder))
