@@ -26,6 +26,7 @@ from jaxcomp.lift import lift
 from jaxcomp.nets.fixed_point import dequantise, quantise
 from jaxcomp.nets.integer import to_integers
 from jaxcomp.tree import is_compressed
+from tests.compiling import optimised
 
 # Symbols drawn from their tables, at precision 16: what a 32-bit state and 16-bit words cost.
 DRAWN = 1.003
@@ -47,6 +48,7 @@ def check_tables(tables: Tables) -> None:
     np.testing.assert_array_equal(starts[:, 1:], frequencies.cumsum(axis=-1)[:, :-1])
 
 
+@optimised(True)
 def check_round_trip(
     tables: Tables, symbols: np.ndarray, index: np.ndarray | None = None, **options: Any
 ) -> Stream:
@@ -66,6 +68,7 @@ def _arrays(symbols: np.ndarray, index: np.ndarray | None) -> tuple[jax.Array, j
     return jnp.asarray(symbols), None if index is None else jnp.asarray(index)
 
 
+@optimised(True)
 def check_rate(
     tables: Tables,
     symbols: np.ndarray,
@@ -125,6 +128,7 @@ def check_entropy_model(
     return actual / said
 
 
+@optimised(True)
 def check_codec(codec: Codec, image: np.ndarray, **options: Any) -> tuple[np.ndarray, Payload]:
     """decode(p, encode(p, x)) == apply(p, x).x_hat, bit for bit; returns (x_hat, payload)."""
     params = codec.init()
@@ -138,6 +142,7 @@ def check_codec(codec: Codec, image: np.ndarray, **options: Any) -> tuple[np.nda
     return decoded, payload
 
 
+@optimised(True)
 def check_measure(measure: Callable[..., jax.Array], *arguments: np.ndarray) -> jax.Array:
     """One float32 per measurement, the same under jit, traced once for one shape."""
     value = measure(*arguments)
@@ -169,6 +174,7 @@ def _is_jaxpr(value: Any) -> bool:
     return isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr)
 
 
+@optimised(True)
 def check_same_everywhere(function: Callable[..., Any], params: Any, x: Any) -> np.ndarray:
     """function(params, x), and for it the same bits however and wherever it runs.
 
@@ -200,6 +206,7 @@ def check_same_everywhere(function: Callable[..., Any], params: Any, x: Any) -> 
     return expected
 
 
+@optimised(True)
 def check_integer_net(net: Any, variables: Any, x: np.ndarray, *, source: Any, target: Any) -> Any:
     """A network of integer layers: no float when it runs, the same everywhere, and as trained.
 
@@ -214,6 +221,7 @@ def check_integer_net(net: Any, variables: Any, x: np.ndarray, *, source: Any, t
     return integers, y
 
 
+@optimised(True)
 def check_leaf(leaf: Any, seed: int = 0) -> np.ndarray:
     """A compressed leaf multiplies as its dense weight does, whole and sliced; returns it dense.
 
@@ -238,6 +246,7 @@ def check_leaf(leaf: Any, seed: int = 0) -> np.ndarray:
     return dense
 
 
+@optimised(True)
 def check_transform(method: Any, w: np.ndarray, *, axes: int = -2, state: Any = None) -> Any:
     """A Transform of jaxcomp.weights keeps the law of its folder on w; returns the leaf of w.
 
@@ -251,6 +260,7 @@ def check_transform(method: Any, w: np.ndarray, *, axes: int = -2, state: Any = 
     return leaf
 
 
+@optimised(True)
 def check_lift(fn: Callable[..., Any], params: Any, *arguments: Any, atol: float = 1e-4) -> Any:
     """lift(fn)(compressed) equals fn on the dense weights of the same leaves; returns the report.
 
@@ -284,6 +294,7 @@ def _spanning(leaf: Any) -> Any:
     return dataclasses.replace(leaf, codes=kept)
 
 
+@optimised(True)
 def check_cache(
     cache: Any,
     *,

@@ -4,6 +4,8 @@ import gc
 import os
 from importlib.metadata import version
 
+import pytest
+
 # Read when the first backend starts, so it must be set before any test touches jax.
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 # What a test compiles runs once or twice, on a machine whose cores all compile. XLA's older way to
@@ -33,3 +35,21 @@ def pytest_collection_finish():
     """What is imported by now stays: it is not looked through again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def quick():
+    """What this test compiles is not optimised: see tests/compiling.py for what that is not for."""
+    from tests.compiling import optimised
+
+    with optimised(False):
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_file():
+    """The same for all tests and fixtures of a file. Laws (tests/checks.py) are optimised still."""
+    from tests.compiling import optimised
+
+    with optimised(False):
+        yield

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcomp.entropy import (
     laplace_log_mass,
@@ -13,6 +14,8 @@ from jaxcomp.entropy import (
     soft_round,
     soft_rounded,
 )
+
+pytestmark = pytest.mark.usefixtures("quick_file")
 
 BASE = scaled(laplace_log_mass)
 Y = jnp.linspace(-3.3, 3.3, 67)

@@ -8,6 +8,8 @@ import jaxcomp as jc
 from jaxcomp.entropy import channelwise, gaussian_log_mass, scaled
 from tests.checks import check_entropy_model
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 SCALES = jnp.array([0.6, 3.0, 9.0])
 MEANS = jnp.array([0.0, 40.3, -7.0])
 

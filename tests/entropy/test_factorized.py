@@ -10,6 +10,8 @@ from jaxcomp.entropy import factorized, factorized_log_mass, laplace
 from tests.checks import check_entropy_model
 from tests.entropy.cases import fit, photo_latents
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 
 def test_the_law_on_a_photo_and_the_gain_over_a_fixed_shape():
     latents, _ = photo_latents()

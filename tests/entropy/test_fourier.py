@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcomp.entropy import fourier, fourier_log_mass, gaussian, logistic
 from tests.checks import check_entropy_model
 from tests.entropy.cases import fit
+
+pytestmark = pytest.mark.usefixtures("quick_file")
 
 
 def test_the_law_on_two_peaks_and_the_gain_over_one():

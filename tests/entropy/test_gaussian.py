@@ -1,9 +1,12 @@
 """The normal distribution: scipy's tails, gradients far out, the law."""
 
+import pytest
 from scipy import stats
 
 from jaxcomp.entropy import gaussian, gaussian_log_mass
 from tests.entropy.cases import check_bits_against, check_gradients, check_location_scale
+
+pytestmark = pytest.mark.usefixtures("quick_file")
 
 
 def test_bits_are_those_of_scipy():

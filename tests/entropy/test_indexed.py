@@ -9,6 +9,8 @@ import jaxcomp as jc
 from jaxcomp.entropy import gaussian, gaussian_log_mass, indexed, scaled
 from tests.checks import check_entropy_model
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 RANGES = (7, 12)
 
 

@@ -2,9 +2,12 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcomp.entropy import gaussian_log_mass, noisy_bits, scaled
 from jaxcomp.entropy.interval import log_one_minus_exp
+
+pytestmark = pytest.mark.usefixtures("quick_file")
 
 
 def test_logs_of_differences():

@@ -1,6 +1,7 @@
 """The Laplace distribution: scipy's tails, gradients far out, the law on real coefficients."""
 
 import numpy as np
+import pytest
 from scipy import stats
 
 from jaxcomp.entropy import laplace, laplace_log_mass, scale_index, scale_table
@@ -11,6 +12,8 @@ from tests.entropy.cases import (
     check_location_scale,
     photo_latents,
 )
+
+pytestmark = pytest.mark.usefixtures("quick_file")
 
 
 def test_bits_are_those_of_scipy():

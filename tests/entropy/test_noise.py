@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcomp.entropy import add_uniform_noise, laplace
+
+pytestmark = pytest.mark.usefixtures("quick_file")
 
 
 def test_noise_is_uniform_and_fresh_for_every_element():

@@ -12,6 +12,8 @@ from jaxcomp.coding import build_tables, range_coder
 from tests.entropy.test_oracle_densities import FACTORIZED, FAMILIES, log_mass_of, rows_of, weights
 from tests.oracle.reference import load
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 MODELS = load("models")
 ADAPTED = {
     "rounded_normal": entropy.rounded,

@@ -11,6 +11,8 @@ from jaxcomp import entropy
 from jaxcomp.coding import build_tables, range_coder
 from tests.oracle.reference import load
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 MODELS = load("models")
 TAIL_MASS = 2.0**-8  # the default of the reference
 FAMILIES = {

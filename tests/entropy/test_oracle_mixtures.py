@@ -11,6 +11,8 @@ from jaxcomp.coding import range_coder
 from tests.entropy.test_oracle_densities import FAMILIES, check_bits
 from tests.oracle.reference import load
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 MODELS = load("models")
 MIXTURES = {"normal_mixture": "normal", "logistic_mixture": "logistic"}
 

@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcomp.entropy import find_tails, power_law, power_law_log_mass, power_law_penalty, scaled
 from tests.checks import check_entropy_model
+
+pytestmark = pytest.mark.usefixtures("quick_file")
 
 
 def draw(rng, scale, exponent, shape):

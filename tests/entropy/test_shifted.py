@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcomp.entropy import (
     channelwise,
@@ -26,6 +27,7 @@ def channels():
     return channelwise(lambda key=None: {}, lambda p, a, b: LOG_MASS(a, b, SCALES, MEANS), 3)
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_offset_at_the_median_keeps_the_law_and_saves_bits():
     y = np.random.default_rng(0).normal(MEANS, SCALES, (20_000, 3)).astype(np.float32)
     offset = quantisation_offset(lambda a, b: LOG_MASS(a, b, SCALES, MEANS), 3)
@@ -62,6 +64,7 @@ def test_no_offset_is_the_model_itself():
     np.testing.assert_array_equal(same.offset, model.tables({}).offset)
 
 
+@pytest.mark.usefixtures("quick")
 def test_universal_quantisation_costs_what_the_noisy_density_says():
     levels, shape = 8, (300, 200)
     rng = np.random.default_rng(2)

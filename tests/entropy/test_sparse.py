@@ -10,6 +10,8 @@ from jaxcomp.coding import universal
 from jaxcomp.entropy import sparse
 from tests.checks import check_entropy_model
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 
 @pytest.mark.parametrize("k", [0, 3])
 def test_bits_are_the_lengths_of_the_code(k):

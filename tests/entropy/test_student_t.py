@@ -10,6 +10,8 @@ import jaxcomp as jc
 from jaxcomp.entropy import gaussian, gaussian_log_mass, student_t, student_t_log_mass
 from tests.entropy.cases import check_bits_against, check_gradients, check_location_scale
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 
 @pytest.mark.parametrize("degrees", [0.7, 1.0, 4.0, 30.0])
 def test_bits_are_those_of_scipy(degrees):

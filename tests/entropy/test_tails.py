@@ -8,6 +8,8 @@ from scipy import stats
 
 from jaxcomp.entropy import find_tails, gaussian_log_mass, laplace_log_mass, scaled
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 SCALES = np.array([0.01, 1.0, 50.0, 1e4], np.float32)
 MEANS = np.array([3.0, -0.2, 700.0, -5.0], np.float32)
 
