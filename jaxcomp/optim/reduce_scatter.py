@@ -34,9 +34,10 @@ from jaxcomp import tree
 from jaxcomp.base import Compressor, UnsupportedInput
 from jaxcomp.optim.compressed_mean import dense_mean, scatter
 from jaxcomp.optim.exchange import (
+    agree,
+    agree_nbytes,
     dense_nbytes,
     gather_nbytes,
-    reduce_nbytes,
     sender_key,
 )
 from jaxcomp.optim.identity import identity
@@ -45,8 +46,6 @@ from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
 from jaxcomp.optim.wire import all_finite, wire_nbytes
 from jaxcomp.tree import path_text
-
-FLAG_NBYTES = 4  # an int32: whether gradients are finite on all devices
 
 
 class ReduceScatterState(NamedTuple):
@@ -124,10 +123,10 @@ def reduce_scatter(
             more = _nbytes(compressor, g, axis, axis_name)
             sent_nbytes, dense = sent_nbytes + more[0], dense + more[1]
         finite = all_finite(*leaves) if leaves else jnp.array(True)
-        finite = lax.pmin(finite.astype(jnp.int32), axis_name) == 1
+        finite = agree(finite, (axis_name,))
         pick = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
         error = jnp.sqrt(sum(errors, jnp.zeros(())))
-        sent_nbytes += reduce_nbytes(FLAG_NBYTES, lax.axis_size(axis_name))
+        sent_nbytes += agree_nbytes((axis_name,))
         new = ReduceScatterState(
             key=state.key,
             log=step(state.log, finite, error, sent_nbytes, dense),
