@@ -66,6 +66,16 @@ def two_way(compressor, **options):
     return optim.compressed_mean(compressor, AXIS, **options)
 
 
+def linear(name):
+    """One entry of twenty in a sketch, added up on the way."""
+
+    def build(rate, steps):
+        compressor = getattr(optim, name)(0.05, unbiased=False)
+        return sgd(optim.error_feedback, optim.summed(compressor, AXIS))(rate, steps)
+
+    return build
+
+
 def once(compressor):
     """Both halves rounded, and nothing remembered."""
     return two_way(compressor, remembers=False)
@@ -104,13 +114,8 @@ METHODS = {
     "dgc 1 %": Method(plain(optim.dgc, AXIS, 0.01)),
     "dgc 1 % warm-up": Method(plain(optim.dgc, AXIS, 0.01, warm_up=10)),
     # Linear: sums on the way.
-    "count_sketch 5 % + EF": Method(
-        sgd(optim.error_feedback, optim.summed(optim.count_sketch(0.05, unbiased=False), AXIS)),
-        start=0.25,
-    ),
-    "srht 5 % + EF": Method(
-        sgd(optim.error_feedback, optim.summed(optim.srht(0.05, unbiased=False), AXIS)), start=0.5
-    ),
+    "count_sketch 5 % + EF": Method(linear("count_sketch"), start=0.25),
+    "srht 5 % + EF": Method(linear("srht"), start=0.5),
     # Adam on signs.
     "one_bit_adam": Method(
         lambda rate, steps: optim.one_bit_adam(
