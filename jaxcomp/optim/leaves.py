@@ -85,3 +85,8 @@ def zeros_like(leaves: Sequence[jax.Array]) -> list[jax.Array]:
 def pick(condition: jax.Array, new: Any, old: Any) -> Any:
     """One of two pytrees."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def keep(fine: Sequence[jax.Array], new: Sequence[Any], old: Sequence[Any]) -> Sequence[Any]:
+    """Of each leaf what is new where that is fine, like `old`: no leaf waits for the others."""
+    return type(old)(pick(f, a, b) for f, a, b in zip(fine, new, old, strict=True))

@@ -25,13 +25,14 @@ from jax import lax
 
 from jaxcomp.base import Exchange, UnsupportedInput
 from jaxcomp.optim.compressed_mean import dense_over
+from jaxcomp.optim.exchange import agree, agree_nbytes
 from jaxcomp.optim.leaves import (
+    keep,
     mean_all,
     meeting,
     nbytes_all,
     norm,
     of_leaves,
-    pick,
     start_all,
     zeros_like,
 )
@@ -69,8 +70,8 @@ def one_bit_adam(
     """method: of the second phase; compressed_mean(sign(), "data") is that of the paper.
 
     warm_up: steps with means as they are, at least 1; the log counts the bytes of both phases.
-    where(path, leaf): what is compressed then. Where a gradient is not finite, or its square, all
-    of the update is NaN, so that it is seen, and moments and errors stay as they were.
+    where(path, leaf): what is compressed then. Where a sender's gradient is not finite, all of the
+    update is NaN, so that it is seen, and moments and errors stay as they were.
     """
     if type(warm_up) is not int or warm_up < 1:
         raise UnsupportedInput(
@@ -100,6 +101,7 @@ def one_bit_adam(
         old_first, old_second = map(structure.flatten_up_to, (state.first, state.second))
         old_errors, old_states = structure.flatten_up_to(state.own.value[0]), state.own.value[1]
         key = fold(state.key, state.log.count)
+        agreed = agree(all_finite(*gradients), exchange.axes)
 
         def warm():
             wholes = [whole] * len(leaves)
@@ -121,25 +123,29 @@ def one_bit_adam(
             return end(first, old_second, errors, states, norm(errors), exchanges)
 
         def end(first, second, errors, states, error_norm, used):
-            finite = all_finite(*first, *second)
-            kept = (first, second, errors, states)
-            kept = pick(finite, kept, (old_first, old_second, old_errors, old_states))
-            nbytes = nbytes_all(used, leaves, exchange.axes)
-            return finite, kept, step(state.log, finite, error_norm, *nbytes)
+            # Squares and sums can overflow.
+            fine = [agreed & all_finite(m, v) for m, v in zip(first, second, strict=True)]
+            new = first, second, errors, states
+            old = old_first, old_second, old_errors, old_states
+            kept = [keep(fine, a, b) for a, b in zip(new, old, strict=True)]
+            sent, dense = nbytes_all(used, leaves, exchange.axes)
+            sent += agree_nbytes(exchange.axes)
+            log = step(state.log, jnp.array(fine).all(), error_norm, sent, dense)
+            return fine, kept, log
 
-        finite, kept, log = lax.cond(state.count < warm_up, warm, compressed)
+        fine, kept, log = lax.cond(state.count < warm_up, warm, compressed)
         first, second, errors, states = kept
         count = state.count + 1
         right = 1 - b1**count, 1 - b2 ** jnp.minimum(count, warm_up)
         out = [
-            jnp.where(finite, m / right[0] / (jnp.sqrt(v / right[1]) + eps), jnp.nan)
-            for m, v in zip(first, second, strict=True)
+            jnp.where(f, m / right[0] / (jnp.sqrt(v / right[1]) + eps), jnp.nan)
+            for f, m, v in zip(fine, first, second, strict=True)
         ]
         out = [x.astype(g.dtype) for x, g in zip(out, leaves, strict=True)]
         new = OneBitAdamState(
             key=state.key,
             log=log,
-            count=jnp.where(finite, count, state.count),
+            count=state.count + agreed,
             first=structure.unflatten(first),
             second=structure.unflatten(second),
             own=PerSender((structure.unflatten(errors), states)),

@@ -24,8 +24,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcomp.base import Exchange, Rounds, UnsupportedInput
-from jaxcomp.optim.exchange import dense_nbytes
+from jaxcomp.optim.exchange import agree, agree_nbytes
 from jaxcomp.optim.leaves import (
+    keep,
     mean_all,
     meeting,
     nbytes_all,
@@ -120,28 +121,32 @@ def rounds(
         sent, means, ends = mean_all(exchanges, key, messages, leaves, states)
 
         everybody, present = (lax.psum(p, exchange.axes) for p in (1, part.astype(jnp.int32)))
-        finite = all_finite(*means)
-        happens = finite & (present > 0)
+        agreed = agree(all_finite(*messages), exchange.axes)
+        finite = [agreed & all_finite(q) for q in means]  # sums can overflow
+        happens = [f & (present > 0) for f in finite]
         scale = everybody / (share * jnp.maximum(present, 1))
         far = local_rate * global_rate * steps
         moved = [a - far * (scale * q + c) for a, q, c in zip(x, means, control, strict=True)]
         moved = [a.astype(b.dtype) for a, b in zip(moved, leaves, strict=True)]
         new_momentum = pick(part, [m for _, m in made], momentum)
         if controls:
-            own = [jnp.where(happens & part, i + s, i) for i, s in zip(own, sent, strict=True)]
+            own = keep(
+                [h & part for h in happens], [i + s for i, s in zip(own, sent, strict=True)], own
+            )
             new_control = [c + q for c, q in zip(control, means, strict=True)]
         else:
             new_control = control
+        new = moved, new_control, new_momentum, ends
         old = leaves, control, momentum, states
-        new = pick(happens, (moved, new_control, new_momentum, ends), old)
-        moved, control, momentum, ends = new
+        pairs = zip(new, old, strict=True)
+        moved, control, momentum, ends = (keep(happens, a, b) for a, b in pairs)
 
         nbytes, dense = nbytes_all(exchanges, leaves, exchange.axes)
-        nbytes += dense_nbytes(present, exchange.axes)
+        nbytes += 2 * agree_nbytes(exchange.axes)  # who takes part, and whether all is fine
         error_norm = norm([m - s for m, s in zip(messages, sent, strict=True)])
         state = RoundsState(
             key=state.key,
-            log=step(state.log, finite, error_norm, nbytes, dense),
+            log=step(state.log, jnp.array(finite).all(), error_norm, nbytes, dense),
             control=structure.unflatten(control),
             own=PerSender(
                 (

@@ -33,8 +33,9 @@ from jax import lax
 
 from jaxcomp.base import Exchange, UnsupportedInput
 from jaxcomp.optim.compressed_mean import dense_over
-from jaxcomp.optim.exchange import dense_nbytes
+from jaxcomp.optim.exchange import agree, agree_nbytes, dense_nbytes
 from jaxcomp.optim.leaves import (
+    keep,
     mean_all,
     meeting,
     nbytes_all,
@@ -95,9 +96,9 @@ def zero_one_adam(
 
     freeze: steps until v stays. refreshes: of v before the steps between them double. local: most
     steps between means, and local_doubling, steps before they double; 1 is a mean at every step.
-    where(path, leaf): what is compressed. Until freeze, a mean that is not finite makes the update
-    NaN, and leaves the state; after it, a sender does not move in a step whose gradients are not
-    finite, and the log counts these steps when senders meet.
+    where(path, leaf): what is compressed. Until freeze, a gradient that is not finite makes the
+    update NaN, and leaves the state; after it, a sender does not move in a step whose gradients are
+    not finite, and the log counts these steps when senders meet.
     """
     given = {"freeze": freeze, "refreshes": refreshes, "local": local}
     for name, value in (given | {"local_doubling": local_doubling}).items():
@@ -168,13 +169,24 @@ def zero_one_adam(
             return together(new, means, divisors(second, state.refreshed), norm(lost), exchanges)
 
         def together(new, means, by, error_norm, used):
+            agreed = agree(all_finite(*gradients), exchange.axes)
             moments = [moving(m, g, b1) for m, g in zip(first, means, strict=True)]
-            finite = all_finite(*moments, *new.second)
-            new = pick(finite, new._replace(first=moments, count=state.count + 1), flat)
-            nbytes = nbytes_all(used, leaves, exchange.axes)
-            log = step(state.log, finite, error_norm, *nbytes)
+            # Squares and sums can overflow.
+            fine = [agreed & all_finite(m, v) for m, v in zip(moments, new.second, strict=True)]
+            _, lost, kept, _ = new.own.value
+            sent, dense = nbytes_all(used, leaves, exchange.axes)
+            sent += agree_nbytes(exchange.axes)
+            new = new._replace(
+                log=step(state.log, jnp.array(fine).all(), error_norm, sent, dense),
+                count=state.count + agreed,
+                refreshed=jnp.where(agreed, new.refreshed, state.refreshed),
+                due=jnp.where(agreed, new.due, state.due),
+                first=keep(fine, moments, first),
+                second=keep(fine, new.second, second),
+                own=PerSender((own, keep(fine, lost, errors), keep(fine, kept, states), missed)),
+            )
             out = [-rate * m / d for m, d in zip(moments, by, strict=True)]
-            return [jnp.where(finite, x, jnp.nan) for x in out], new._replace(log=log)
+            return [jnp.where(f, x, jnp.nan) for f, x in zip(fine, out, strict=True)], new
 
         def alone():
             new, _ = move()
@@ -191,7 +203,7 @@ def zero_one_adam(
             gone = [
                 x - a * rate * m / d for x, a, m, d in zip(away, alive, moments, by, strict=True)
             ]
-            fine = all_finite(*moments, *gone)
+            fine = all_finite(*gradients)
             moments, gone = pick(fine, (moments, gone), (old, away))
             new = flat._replace(
                 count=state.count + 1,
@@ -210,14 +222,14 @@ def zero_one_adam(
             sent, means, ends = mean_all(exchanges, key, messages, leaves, inner)
             means = [a * x for a, x in zip(alive, means, strict=True)]
             lost = [a * (x - s) for a, x, s in zip(alive, messages, sent, strict=True)]
-            finite = all_finite(*means)
+            fine = [all_finite(x) for x in means]
             moments = [
-                jnp.where(finite & (new.rates > 0), x / new.rates, m)
-                for x, m in zip(means, first, strict=True)
+                jnp.where(f & (new.rates > 0), x / new.rates, m)
+                for f, x, m in zip(fine, means, first, strict=True)
             ]
             sent, dense = nbytes_all(exchanges, leaves, exchange.axes)
             number = dense_nbytes(missing, exchange.axes)
-            log = step(state.log, finite, norm(lost), sent + number, dense)
+            log = step(state.log, jnp.array(fine).all(), norm(lost), sent + number, dense)
             new = new._replace(
                 log=log._replace(skipped=log.skipped + lax.psum(missing, exchange.axes)),
                 apart=jnp.zeros_like(new.apart),
@@ -225,7 +237,12 @@ def zero_one_adam(
                 first=moments,
                 away=Away(PerSender(zeros_like(leaves))),
                 own=PerSender(
-                    (moments, *pick(finite, (lost, ends), (kept, inner)), jnp.zeros_like(missing))
+                    (
+                        moments,
+                        keep(fine, lost, kept),
+                        keep(fine, ends, inner),
+                        jnp.zeros_like(missing),
+                    )
                 ),
             )
             return [-x / d for x, d in zip(means, by, strict=True)], new

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from jaxcomp import UnsupportedInput, optim
-from tests.optim.meeting_cases import SENDERS, lanes
+from tests.optim.meeting_cases import SENDERS, STEPS, WIDTH, distance, lanes, regression
 
 GRADIENTS = np.random.default_rng(0).normal(size=(12, SENDERS, 10)).astype(np.float32)
 DEAD = np.arange(10) % 4 == 0
@@ -51,9 +51,21 @@ def test_what_had_no_gradient_does_not_step_and_both_phases_are_counted():
     assert 0.01 < abs(path[-1] - path[5])[~DEAD].min() and abs(path).max() < 2
     shard = 3  # of 10 entries, filled up; signs of a shard are a byte and a scale
     whole, signs = (2 * (SENDERS - 1) * n for n in (4 * shard, 1 + 4))
-    assert optim.report(state).sent_nbytes == 5 * whole + 7 * signs
+    assert optim.report(state).sent_nbytes == 5 * whole + 7 * signs + 12 * 6  # and an i32
 
 
 def test_no_warm_up_is_refused():
     with pytest.raises(UnsupportedInput, match="warm_up of at least 1"):
         optim.one_bit_adam(0.1, optim.dense_mean("data"), warm_up=0)
+
+
+def test_signs_of_momentum_come_as_near_as_adam_where_adam_of_signs_does_not():
+    rate = optax.cosine_decay_schedule(0.3, STEPS)
+    signs = optim.compressed_mean(optim.sign(block=16), "data")
+
+    def off(method):
+        return distance(lanes(method, regression, jnp.zeros(WIDTH), STEPS)[0])
+
+    adam = off(optax.chain(optim.compressed(optim.dense_mean("data")), optax.adam(rate)))
+    assert off(optim.one_bit_adam(rate, signs, warm_up=60)) < 1.15 * adam
+    assert off(optax.chain(optim.error_feedback(signs), optax.adam(rate))) > 1.3 * adam

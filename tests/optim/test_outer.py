@@ -6,7 +6,8 @@ import optax
 import pytest
 
 from jaxcomp import UnsupportedInput, optim
-from tests.optim.meeting_cases import lanes
+from jaxcomp.formats import INT4
+from tests.optim.meeting_cases import STEPS, WIDTH, distance, lanes, regression
 from tests.optim.test_one_bit_adam import GRADIENTS, given
 
 WHOLE = optax.sgd(1.0)  # the mean of where senders have come
@@ -42,3 +43,16 @@ def test_impossible_options_are_named():
     method = optim.outer(optax.sgd(0.1), optim.dense_mean("data"), every=1)
     with pytest.raises(UnsupportedInput, match="expected params"):
         method.update(jnp.zeros(2), None)
+
+
+def test_momentum_of_few_means_in_four_bits_leads_further_than_averages():
+    rate = optax.cosine_decay_schedule(0.05, STEPS)
+
+    def run(method, **options):
+        method = optim.outer(optax.adam(rate), method, every=8, **options)
+        path, state = lanes(method, regression, jnp.zeros(WIDTH), STEPS, local=True)
+        return distance(path), optim.report(state).ratio
+
+    off, ratio = run(optim.compressed_mean(optim.quantized(INT4), "data"))
+    assert off < 0.3 and ratio > 40
+    assert run(optim.dense_mean("data"), optimizer=WHOLE)[0] > 0.5

@@ -2,10 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxcomp import UnsupportedInput, optim
-from tests.optim.meeting_cases import SENDERS, lanes
+from tests.optim.meeting_cases import SENDERS, STEPS, WIDTH, distance, lanes, regression
 from tests.optim.test_one_bit_adam import GRADIENTS, frozen_adam, given
 
 
@@ -46,10 +47,23 @@ def test_refreshes_move_apart_and_all_bytes_are_counted():
     assert state.refreshed == 6  # at 0, 1; 2, 4; 6, 10; not at 14
     shard = 3
     whole, one = (2 * (SENDERS - 1) * n for n in (4 * shard, 1 + 4))
-    # Two means of steps, and of how many were not finite: 2 (N - 1) / N of an i32.
-    assert optim.report(state).sent_nbytes == 6 * whole + 6 * one + 2 * (one + 6)
+    # Two means of steps; each mean has beside it what was not finite: 2 (N - 1) / N of an i32.
+    assert optim.report(state).sent_nbytes == 6 * whole + 8 * one + 14 * 6
 
 
 def test_impossible_options_are_named():
     with pytest.raises(UnsupportedInput, match="refreshes of at least 1"):
         optim.zero_one_adam(0.1, optim.dense_mean("data"), freeze=5, refreshes=0)
+
+
+def test_means_of_local_steps_come_as_near_as_those_of_every_step_in_fewer_bytes():
+    rate = optax.cosine_decay_schedule(0.3, STEPS)
+    signs = optim.compressed_mean(optim.sign(block=16), "data")
+
+    def run(**options):
+        method = optim.zero_one_adam(rate, signs, freeze=80, refreshes=8, **options)
+        path, state = lanes(method, regression, jnp.zeros(WIDTH), STEPS, local=True)
+        return distance(path), optim.report(state).ratio
+
+    (near, ratio), (nearer, more) = run(local=1), run(local=16, local_doubling=30)
+    assert nearer < 1.1 * near < 0.2 and more > 1.3 * ratio
