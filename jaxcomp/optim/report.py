@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.optim.log import Log
+from jaxcomp.optim.senders import PerSender
 
 
 class Report(NamedTuple):
@@ -26,11 +27,11 @@ class Report(NamedTuple):
 def report(state: Any) -> Report:
     """Of all states of this folder in a state of optax, chains and stacks of senders too.
 
-    Of several, bytes add up, and error norms as lengths at right angles. Waits for the arrays, so
-    it is not for use inside jit. UnsupportedInput where there is no such state.
+    Of several, bytes add up, and error norms as lengths at right angles; of what each sender counts
+    for itself, as methods inside of outer do, the first one's count. Waits for the arrays, so it is
+    not for use inside jit. UnsupportedInput where there is no such state.
     """
-    leaves = jax.tree.leaves(state, is_leaf=_is_state)
-    states = [jax.device_get(leaf) for leaf in leaves if _is_state(leaf)]
+    states = [jax.device_get(log) for log in _logs(state)]
     if not states:
         raise UnsupportedInput(
             "expected a state of jc.optim, as error_feedback(...).init makes, got none in it; pass "
@@ -49,8 +50,24 @@ def report(state: Any) -> Report:
     )
 
 
-def _is_state(x: Any) -> bool:
-    return isinstance(x, Log)
+def _logs(state: Any) -> list[Log]:
+    def ends(x):
+        return isinstance(x, Log | PerSender)
+
+    found = []
+    for leaf in jax.tree.leaves(state, is_leaf=ends):
+        if isinstance(leaf, PerSender):
+            found += [_first(log) for log in _logs(leaf.value)]
+        elif isinstance(leaf, Log):
+            found.append(leaf)
+    return found
+
+
+def _first(log: Log) -> Log:
+    if log.nbytes.ndim == 2:  # inside of shard_map, or of one sender
+        return log
+    rest = log._replace(error_norm=None)
+    return jax.tree.map(lambda x: x[0], rest)._replace(error_norm=log.error_norm)
 
 
 def _number(words: np.ndarray) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from jaxcomp import UnsupportedInput, optim
 from jaxcomp.optim.log import start, step
+from jaxcomp.optim.senders import PerSender
 
 
 def test_bytes_norms_and_steps_through_a_chain():
@@ -30,6 +31,12 @@ def test_senders_add_up_and_large_wires_are_exact():
     found = optim.report({"here": (jax.tree.map(lambda x: jnp.stack([x, x]), log),)})
     assert found.sent_nbytes == 6 * gigabytes and found.dense_nbytes == 6 * (gigabytes + 1)
     assert found.steps == 3 and found.error_norm == np.float32(2**0.5)
+
+
+def test_what_senders_count_for_themselves_is_counted_once():
+    log = step(start(), jnp.array(True), jnp.ones(()), 7, 70)
+    own = PerSender((jax.tree.map(lambda x: jnp.stack([x] * 4), log),))
+    assert optim.report({"own": own, "all": log}) == (1, 14, 140, 10.0, np.float32(5**0.5), 0)
 
 
 def test_no_state_is_refused():
