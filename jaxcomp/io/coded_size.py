@@ -15,9 +15,16 @@ import numpy as np
 
 from jaxcomp import coding
 from jaxcomp.coding import universal
+from jaxcomp.coding.coded_array import (
+    EXPANSION,
+    LEAST,
+    PRECISION,
+    Codes,
+    byte_planes,
+    unpacked_codes,
+)
 from jaxcomp.coding.halving import fills_tails
 from jaxcomp.coding.stream import HALVED_BITS, HEAD_BITS, MAX_HALVED
-from jaxcomp.io.coded_array import EXPANSION, LEAST, PRECISION, Codes, byte_planes, unpacked_codes
 from jaxcomp.io.tree_nodes import Writer
 from jaxcomp.io.weights_file import framed
 

@@ -22,11 +22,11 @@ import jax
 import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp.coding.coded_array import Codes
 from jaxcomp.formats.format import Format, check
 from jaxcomp.formats.layout import merged_axis
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.level_rules import Levels, check_levels
-from jaxcomp.io.coded_array import Codes
 from jaxcomp.kernels.packing import least_tile
 from jaxcomp.tree import is_compressed, path_text
 

@@ -4,7 +4,7 @@ Container (coding/container.py) of codec "tree", header {"tree_version", "leaves
 "nbytes"}, which `jaxcomp info` prints, and two sections:
 
     index   {"tree": node, "rows": [[dtype, shape, kind, [bytes of each plane]], ...]}, JSON,
-            deflated; tree_nodes.py has the nodes, coded_array.py kinds and planes
+            deflated; tree_nodes.py has the nodes, coding/coded_array.py kinds and planes
     arrays  the planes of all rows, one after another
 
 Everything that the index claims is compared with the size of the file before it is allocated.
@@ -23,8 +23,8 @@ import numpy as np
 from jaxcomp import tree as trees
 from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
 from jaxcomp.coding import container
+from jaxcomp.coding.coded_array import Codes, check_plane, read_array, symbol_counts, write_array
 from jaxcomp.formats.leaf import Leaf
-from jaxcomp.io.coded_array import Codes, check_plane, read_array, symbol_counts, write_array
 from jaxcomp.io.tree_nodes import DEPTH_LIMIT, Reader, Writer, dtype_of, fill, flat, unnamed
 
 KIND = "tree"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from jaxcomp.io.coded_array import write_array
+from jaxcomp.coding.coded_array import write_array
 from jaxcomp.io.weights_file import weights_bytes
 from jaxcomp.weights.entropy_constrained import entropy_constrained
 from jaxcomp.weights.l2 import GRID, counted_bits, l2

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxcomp as jc
-from jaxcomp.io.coded_array import (
+from jaxcomp.coding.coded_array import (
     EXPANSION,
     Codes,
     check_plane,
