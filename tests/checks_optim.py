@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.optim import wire_nbytes
+from jaxcomp.optim import dense_mean, wire_nbytes
 
 KEYS = 128  # that a mean over keys is of
 
@@ -95,3 +95,38 @@ def check_exchange(make: Any, inputs: np.ndarray) -> np.ndarray:
     off = np.linalg.norm(mean - sent.mean(0)) + 1e-6 * np.linalg.norm(mean)
     assert np.linalg.norm(later + mean - (sent + again).mean(0)) <= 1.5 * off
     return mean[0]
+
+
+def check_rounds(make: Any) -> None:
+    """A Rounds of jaxcomp.optim keeps its law; make(exchange, local_rate=0.2) builds it.
+
+    With all clients, one local step and the mean as it is, a round is a step of descent. Who stays
+    out changes nothing, whatever it has; a client that is not finite makes a round that was not.
+    """
+    centres = np.random.default_rng(6).normal(size=(4, 5)).astype(np.float32)
+    method = make(dense_mean("clients"), local_rate=0.2)
+    part = np.ones((6, 4), bool)
+    part[3] = part[5, 2] = False
+    add = np.zeros((6, 4), np.float32)
+    add[4:, 2] = np.nan
+
+    def client(centre, part, add):
+        def one(carry, given):
+            batch, taking_part = centre[None] + given[0], given[1]
+            carry = method.round(*carry, lambda x, wanted: x - wanted, batch, taking_part)
+            return carry, carry
+
+        start = jnp.zeros(5), method.init(jnp.zeros(5))
+        return jax.lax.scan(one, start, (add, part))[1]
+
+    run = jax.jit(jax.vmap(client, in_axes=(0, 1, 1), axis_name="clients"))
+    path, states = run(centres, part, add)
+    x = np.zeros(5)
+    for t in range(3):
+        x = x - 0.2 * (x - centres.mean(0))
+        np.testing.assert_allclose(path[:, t], np.broadcast_to(x, (4, 5)), rtol=1e-5, atol=1e-6)
+    kept = (path, states.control, states.own)
+    for t in (3, 4):
+        jax.tree.map(lambda a, t=t: np.testing.assert_array_equal(a[:, t], a[:, 2]), kept)
+    assert np.isfinite(path).all() and (path[:, 5] != path[:, 4]).any(1).all()
+    assert (states.log.skipped[:, -1] == 1).all() and states.uplinks.value[2, -1] == 4

@@ -9,6 +9,7 @@ import pytest
 
 from jaxcomp import UnsupportedInput, optim
 from jaxcomp.optim.rounds import rounds
+from tests.checks_optim import check_rounds
 
 CLIENTS, WIDTH, LOCAL = 8, 12, 4
 RANDOM = np.random.default_rng(4)
@@ -73,18 +74,8 @@ def halves(count):
     return np.stack([random.permutation(CLIENTS) < CLIENTS // 2 for _ in range(count)])
 
 
-def check_limit(make):
-    """One step of all clients, as it is, is a step of gradient descent."""
-    path, state = run(make(optim.dense_mean("clients"), local_rate=0.2), 5, local=1)
-    params = jnp.zeros((WIDTH, 4))
-    for found in path:
-        params = params - 0.2 * jax.vmap(gradient, (None, 0))(params, DATA).mean(0)
-        np.testing.assert_allclose(found, params, rtol=1e-4, atol=1e-6)
-    assert (state.uplinks.value == 5).all()
-
-
 def test_averages_are_descent_for_one_step_and_lead_astray_for_more():
-    check_limit(averaging)
+    check_rounds(averaging)
     method = averaging(optim.dense_mean("clients"), local_rate=0.5)
     assert 0.01 < distance(run(method, 150)[0])
 

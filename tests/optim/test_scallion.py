@@ -3,11 +3,12 @@
 import pytest
 
 from jaxcomp import UnsupportedInput, optim
-from tests.optim.test_rounds import averaging, check_limit, distance, halves, run
+from tests.checks_optim import check_rounds
+from tests.optim.test_rounds import averaging, distance, halves, run
 
 
-def test_one_step_of_all_as_it_is_is_descent():
-    check_limit(lambda method, **options: optim.scallion(method, alpha=0.3, **options))
+def test_law():
+    check_rounds(lambda method, **options: optim.scallion(method, alpha=0.3, **options))
 
 
 def test_unbiased_messages_of_half_of_the_clients_lead_to_the_minimum_and_those_of_averaging_not():
