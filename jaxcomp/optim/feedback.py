@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from jaxcomp.base import Compressor, Exchange
 from jaxcomp.optim.compressed_mean import dense_over
@@ -62,6 +63,7 @@ def feedback(
     unchosen: Callable[..., tuple[jax.Array, Any, Any]] | None = None,
     seed: int = 0,
     where: Callable[[str, Any], bool] | None = None,
+    layers: Callable[[str, Any], bool] | None = None,
     axis_name: str | None = None,
 ) -> optax.GradientTransformation:
     """message(g, memory, shared) -> what is sent of one leaf, f32
@@ -69,32 +71,40 @@ def feedback(
 
     remembers: how many arrays of a sender's own there are for a leaf; memory is a tuple of them
     where there are several. shares: whether there is one that all have alike. before(g, memory) ->
-    memory: what a gradient does to it first, as momentum does. where(path, leaf): what is
-    compressed, all by default; other leaves go as they are, and have `unchosen` for their result
-    if it is given. axis_name: with a compressor, of senders under shard_map or vmap, which then
-    draw apart; without, alike.
+    memory: what a gradient does to it first, as momentum does.
+    where(path, leaf): what is compressed, all by default; other leaves go as they are, and have
+    `unchosen` for their result if it is given. layers(path, leaf): whose first axis counts layers,
+    as of a model under scan; each layer is a leaf of its own then, in a loop that needs the room of
+    one. axis_name: with a compressor, of senders under shard_map or vmap, which then draw apart;
+    without, alike.
     """
     exchange = exchange_of(method, axis_name)
     whole = dense_over(exchange.axes)
 
     def of_leaves(params):
+        """The structure, and of each leaf its exchange and its number of layers, 0 for a leaf."""
         found, structure = jax.tree_util.tree_flatten_with_path(params)
-        return structure, [
-            exchange if where is None or where(path_text(path), leaf) else whole
-            for path, leaf in found
-        ]
+        found = [(path_text(path), leaf) for path, leaf in found]
+        chosen = [exchange if where is None or where(*each) else whole for each in found]
+        counts = [0 if layers is None or not layers(*each) else len(each[1]) for each in found]
+        return structure, list(zip(chosen, counts, strict=True))
 
     def init(params):
-        structure, exchanges = of_leaves(params)
+        structure, plans = of_leaves(params)
         leaves = [jnp.asarray(leaf) for leaf in structure.flatten_up_to(params)]
 
         def zeros(count):  # arrays of their own each time, as a step may be given them to keep
             each = [[jnp.zeros(x.shape, jnp.float32) for _ in range(count)] for x in leaves]
             return structure.unflatten([x[0] if count == 1 else tuple(x) for x in each])
 
-        inner = tuple(
-            e.init(jnp.zeros(x.shape, x.dtype)) for e, x in zip(exchanges, leaves, strict=True)
-        )
+        def start_of(plan, x):
+            e, count = plan
+            if not count:
+                return e.init(jnp.zeros(x.shape, x.dtype))
+            one = e.init(jnp.zeros(x.shape[1:], x.dtype))
+            return jax.tree.map(lambda part: jnp.stack([part] * count), one)
+
+        inner = tuple(map(start_of, plans, leaves))
         return FeedbackState(
             key=fold(jnp.zeros(2, jnp.uint32), seed),
             log=start(),
@@ -102,8 +112,23 @@ def feedback(
             own=PerSender((zeros(int(remembers)) if remembers else None, inner)),
         )
 
+    def one(e, agreed, key, g, memory, shared, inner):
+        """(out, memory, shared, inner, |message - sent|^2, whether all is finite) of one array."""
+        wide = g.astype(jnp.float32)
+        held = memory if before is None else before(wide, memory)
+        x = message(wide, held, shared)
+        sent, mean, after = e.mean(key, x.astype(g.dtype), inner)
+        ends = result if unchosen is None or e is exchange else unchosen
+        out, kept, same = ends(x, sent, mean, held, shared)
+        fine = agreed & all_finite(out)  # sums can overflow
+        keep = functools.partial(jax.tree.map, functools.partial(jnp.where, fine))
+        kept, same, after = (
+            keep(*pair) for pair in ((kept, memory), (same, shared), (after, inner))
+        )
+        return out.astype(g.dtype), kept, same, after, jnp.square(x - sent).sum(), fine
+
     def update(updates, state, params=None):
-        structure, exchanges = of_leaves(updates)
+        structure, plans = of_leaves(updates)
         gradients = [jnp.asarray(g) for g in structure.flatten_up_to(updates)]
         none = [None] * len(gradients)
         own_memory, own_inner = state.own.value
@@ -111,35 +136,40 @@ def feedback(
         shared = structure.flatten_up_to(state.shared) if shares else none
         keys = fold(state.key, state.log.count, jnp.arange(len(gradients)))
         agreed = agree(all_finite(*gradients), exchange.axes)
-        finite = [agreed]
-        outs, memories, alike, inners, errors = [], [], [], [], []
-        for i, (e, g) in enumerate(zip(exchanges, gradients, strict=True)):
-            wide = g.astype(jnp.float32)
-            held = memory[i] if before is None else before(wide, memory[i])
-            x = message(wide, held, shared[i])
-            sent, mean, inner = e.mean(keys[i], x.astype(g.dtype), own_inner[i])
-            ends = result if unchosen is None or e is exchange else unchosen
-            out, kept, same = ends(x, sent, mean, held, shared[i])
-            fine = agreed & all_finite(out)  # sums can overflow
-            keep = functools.partial(jax.tree.map, functools.partial(jnp.where, fine))
-            outs.append(out)
-            finite.append(fine)
-            memories.append(keep(kept, memory[i]))
-            alike.append(keep(same, shared[i]))
-            inners.append(keep(inner, own_inner[i]))
-            errors.append(jnp.square(x - sent).sum())
+        sent_nbytes, found = agree_nbytes(exchange.axes), []
+        for (e, count), *parts in zip(
+            plans, keys, gradients, memory, shared, own_inner, strict=True
+        ):
+            run, g = functools.partial(one, e, agreed), parts[1]
+            found.append(_by_layer(run, *parts) if count else run(*parts))
+            part = jax.ShapeDtypeStruct(g.shape[1:] if count else g.shape, g.dtype)
+            sent_nbytes += max(1, count) * e.nbytes(part)
+        outs, memories, alike, inners, errors, finite = (
+            zip(*found, strict=True) if found else [()] * 6
+        )
         memory = structure.unflatten(memories) if remembers else None
-        sent_nbytes = sum(e.nbytes(g) for e, g in zip(exchanges, gradients, strict=True))
-        sent_nbytes += agree_nbytes(exchange.axes)
         dense = sum(dense_nbytes(g, exchange.axes) for g in gradients)
         error = jnp.sqrt(sum(errors, jnp.zeros(())))
         new = FeedbackState(
             key=state.key,
-            log=step(state.log, jnp.stack(finite).all(), error, sent_nbytes, dense),
+            log=step(state.log, jnp.stack([agreed, *finite]).all(), error, sent_nbytes, dense),
             shared=structure.unflatten(alike) if shares else None,
             own=PerSender((memory, tuple(inners))),
         )
-        outs = [out.astype(g.dtype) for out, g in zip(outs, gradients, strict=True)]
         return structure.unflatten(outs), new
 
     return optax.GradientTransformation(init, update)
+
+
+def _by_layer(run, key, g, memory, shared, inner):
+    """What run makes of each layer, one after the other, written where the layer was."""
+
+    def turn(i, carry):
+        held, error, fine = carry
+        *new, off, good = run(fold(key, i), *jax.tree.map(lambda x: x[i], held))
+        held = jax.tree.map(lambda x, y: x.at[i].set(y), held, tuple(new))
+        return held, error + off, fine & good
+
+    start = ((g, memory, shared, inner), jnp.zeros(()), jnp.array(True))
+    held, error, fine = lax.fori_loop(0, len(g), turn, start)
+    return *held, error, fine

@@ -181,3 +181,25 @@ def test_half_precision_gradients_are_sent_so_and_the_rounding_is_kept():
     np.testing.assert_allclose(
         state.own.value[0] + outs[-1].astype(jnp.float32), [2, 0.002, 2, 3], rtol=1e-2
     )
+
+
+def test_layers_are_leaves_of_their_own_in_a_loop():
+    random = np.random.default_rng(5)
+    stacked = jnp.asarray(random.normal(size=(8, 3, 40)), jnp.float32)  # [senders, layers, n]
+    exchange = optim.compressed_mean(optim.sign(block=8), "senders")
+
+    def run(transform, g):
+        state = transform.init(g)
+        _, state = transform.update(g, state)
+        out, state = transform.update(g, state)
+        return out, state.own.value[0], state.log.nbytes
+
+    looped = optim.error_feedback(exchange, layers=lambda path, leaf: leaf.ndim == 2)
+    apart = optim.error_feedback(exchange)
+    over = functools.partial(jax.vmap, axis_name="senders")
+    a = jax.jit(over(functools.partial(run, looped)))(stacked)
+    leaves = [stacked[:, i] for i in range(3)]
+    b = jax.jit(over(functools.partial(run, apart)))(leaves)
+    for x, y in zip(a[:2], b[:2], strict=True):
+        np.testing.assert_allclose(x, np.stack(y, 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(a[2], b[2])
