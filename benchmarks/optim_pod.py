@@ -16,10 +16,10 @@ chips as two slices of 256, where only what is between slices is compressed. Of 
               programs with loops over layers, of which it says nothing
 
 Parameters and gradients are bfloat16, under scan and remat, memories float32; 2 sequences of 1,024
-tokens on a chip; SGD with momentum behind the exchange, which takes stacked layers one by one. Nothing runs. What
-a chip can send at most is half of what the makers' pages give for both ways: 100 GB/s of a v5e's
-1,600 Gbit/s, 600 GB/s of a v5p's 1,200 GB/s; and 6.25 GB/s a chip between slices of v5p (50 Gbit/s;
-cloud.google.com/tpu/docs/v5e and v5p). A row that is in the file is not made again.
+tokens on a chip; SGD with momentum behind the exchange, which takes stacked layers one by one.
+Nothing runs. What a chip can send at most is half of what the makers' pages give for both ways: 100
+GB/s of a v5e's 1,600 Gbit/s, 600 GB/s of a v5p's 1,200 GB/s; and 6.25 GB/s a chip between slices of
+v5p (50 Gbit/s; cloud.google.com/tpu/docs/v5e and v5p). A row that is in the file is not made again.
 """
 
 import argparse
