@@ -9,9 +9,17 @@
 v adds up velocities, not gradients: an entry that waits loses none of what momentum would have made
 of it (momentum correction). Momentum of before a sum was sent would push on in a direction that is
 out of date: it ends with sending (factor masking). Lin et al., Deep Gradient Compression, ICLR
-2018, section 3, algorithms 1 and 4. It replaces the momentum of what follows: follow it by sgd
-without. We differ: the rounding of values to the dtype of gradients stays in v; places are
-packed; the k largest are found exactly, or on a TPU with recall, where the paper samples.
+2018, section 3 and appendix B. It replaces the momentum of what follows: follow it by plain sgd. We
+differ: the rounding of values to the dtype of gradients stays in v; places are packed; the k
+largest are found exactly, or on a TPU with recall, where the paper samples.
+
+What each part is good for, as test loss (a network 196-32-32-10 on MNIST, 8 senders of 16 images,
+600 steps of 0.3, density 0.01, 3 seeds): dense 0.31 and dgc 0.35, each +-0.05; without correction
+0.48, without masking 0.45, without warm-up 0.38, which is not sure; without any 0.52; Nesterov's
+0.30. At a third of the step masking gains nothing (at density 0.002, 0.34 with and 0.32 without),
+and where senders are unlike it leaves a run off the minimum however small the steps are (0.88 off
+at 0.003 and 0.86 at 0.0003 on the quadratics of the tests; 0.48 and 0.05 without). Clipping is for
+gradients that explode: here, at a norm of 2, it costs (0.34 with, 0.29 without).
 """
 
 from collections.abc import Callable

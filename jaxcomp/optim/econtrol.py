@@ -6,7 +6,7 @@ h is where gradients are expected, e what is owed of them. Each of eta and h alo
 the errors of unlike senders never end (error_feedback); with the errors in full, eta = 1, they feed
 on themselves by way of h; without them, eta = 0, noise in g is never made up for (ef21). With eta
 near the contraction all gradients are sent in the end, and h settles: sums of out and mean e are
-those of g. Gao, Islamov, Stich, EControl, ICLR 2024, algorithm 2. We differ: h begins at 0.
+those of g. Gao, Islamov, Stich, EControl, ICLR 2024. We differ: h begins at 0.
 """
 
 from typing import Any

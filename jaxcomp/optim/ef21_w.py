@@ -7,9 +7,9 @@ converge, M the root mean square of the L_i for ef21 and their mean for this: le
 steep. Richtarik, Gasanov, Burlachenko, Error Feedback Reloaded, ICLR 2024, algorithm 2.
 
 With k_i = N w_i h_i it reads k_i <- k_i + N w_i C((g_i - k_i) / (N w_i)), out = mean of k_i, and so
-it is made: EF21 of another compressor, s C(x / s) for s = N w_i. Where C(s x) = s C(x), as for all
-of this folder to rounding, that is C again, and both methods take the same path (section 4): there
-use ef21, at the step of this one. Only a C with fixed levels or thresholds is another.
+it is made: EF21 of another compressor, s C(x / s) for s = N w_i. Where C(s x) = s C(x), as of all
+in this folder but natural, to rounding, that is C again, and both methods take the same path: there
+use ef21, at the step of this one.
 """
 
 from collections.abc import Callable, Sequence

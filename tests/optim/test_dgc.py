@@ -48,7 +48,7 @@ def close(a, b):
 
 def test_limits_and_momentum_correction():
     few = optim.gathered(optim.top_k(0.1), "senders")
-    whole = optim.compressed(optim.dense_mean("senders"))
+    whole = optax.stateless(lambda updates, params: jax.lax.pmean(updates, "senders"))
     found = follow(
         plain=optax.chain(whole, optax.trace(0.9)),
         all=dgc(1.0, masking=False),
