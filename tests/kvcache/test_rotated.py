@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from jaxcomp.kvcache.rotated import normal, rotate
+from jaxcomp.kvcache.rotated import (
+    _decode_signed,
+    _encode,
+    _encode_signed,
+    normal,
+    rotate,
+)
 from tests.checks import check_cache
 from tests.kvcache.inputs import error, qkv, with_outliers
 
@@ -48,6 +54,31 @@ def test_outlier_channels_cost_nothing_where_groups_along_the_head_lose():
     ours, state = error(jc.kvcache.rotated(96), q, k, v)
     tokens, other = error(jc.kvcache.quantized(jc.formats.UINT4, 96), q, k, v)
     assert ours < 0.8 * tokens and jc.kvcache.nbytes(state) < jc.kvcache.nbytes(other)
+
+
+def test_a_residual_keeps_the_mean_of_products():
+    """Two bits of levels, against one and one of what that leaves: nearer, but shorter."""
+
+    @jax.jit
+    def mean_and_error(x):
+        signed = _decode_signed(_encode_signed(normal(1), x))
+        found = _encode(normal(1), x).dense(), _encode(normal(2), x).dense(), signed
+        return [((y * x).sum() / (x * x).sum(), jnp.square(y - x).mean()) for y in found]
+
+    for size in (128, 15):  # which has no Hadamard matrix
+        one, two, ours = mean_and_error(jax.random.normal(jax.random.key(1), (3000, size)))
+        assert one[0] < 0.68 and two[0] < 0.91 and abs(ours[0] - 1) < 0.01
+        assert two[1] < ours[1] < one[1]
+
+
+def test_keys_with_a_residual_are_read_as_they_are_kept():
+    q, k, v = qkv(24, size=16)
+    off, state = error(jc.kvcache.rotated(24, bits=4, values=8, residual=True), q, k, v)
+    assert off < 0.3
+    # Codes of 3 bits, signs, the norm and the step.
+    assert jc.tree.nbytes(state.keys) == 2 * 24 * 2 * (6 + 2 + 2 + 2)
+    with pytest.raises(jc.UnsupportedInput, match="one more where it is for a residual"):
+        jc.kvcache.rotated(8, bits=1, residual=True)
 
 
 def test_what_evicts_keeps_the_same_tokens_when_they_are_turned():
