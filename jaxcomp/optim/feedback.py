@@ -32,6 +32,7 @@ from jaxcomp.optim.exchange import agree, agree_nbytes, dense_nbytes, exchange_o
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
+from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
 from jaxcomp.tree import path_text
 
@@ -132,6 +133,9 @@ def feedback(
         gradients = [jnp.asarray(g) for g in structure.flatten_up_to(updates)]
         none = [None] * len(gradients)
         own_memory, own_inner = state.own.value
+        check_shapes(
+            gradients, own_memory if remembers else gradients if params is None else params
+        )
         memory = structure.flatten_up_to(own_memory) if remembers else none
         shared = structure.flatten_up_to(state.shared) if shares else none
         keys = fold(state.key, state.log.count, jnp.arange(len(gradients)))

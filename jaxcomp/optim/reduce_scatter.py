@@ -18,7 +18,8 @@ differ: the mean over further axes is a method of its own, behind this one, on s
 Behind this one every method works that treats entries or blocks alike, with shards for leaves: all
 compressors and exchanges along other axes, 8-bit optimizers. One that takes a norm over leaves
 takes that of the device's shards. Methods that meet along "shard" itself need whole parameters: of
-shards their means would be of unlike things. on_sharded runs such a step.
+shards their means would be of unlike things; whole gradients of shards they refuse. on_sharded runs
+such a step.
 """
 
 import functools

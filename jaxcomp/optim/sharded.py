@@ -16,11 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+
+from jaxcomp.base import UnsupportedInput
 
 
 def init_sharded(
-    transform: optax.GradientTransformation, params: Any, mesh: Mesh, specs: Any
+    transform: optax.GradientTransformation, params: Any, mesh: Mesh | AbstractMesh, specs: Any
 ) -> Any:
     """transform.init of its shards, on each device of the mesh: [devices, ...].
 
@@ -36,7 +38,7 @@ def init_sharded(
 
 
 def on_sharded(
-    step: Callable[..., tuple[Any, Any, Any]], mesh: Mesh, specs: Any
+    step: Callable[..., tuple[Any, Any, Any]], mesh: Mesh | AbstractMesh, specs: Any
 ) -> Callable[..., tuple[Any, Any, Any]]:
     """step(params, state, *batch) -> (params, state, aux) of one device, for all of them.
 
@@ -46,8 +48,9 @@ def on_sharded(
     every = PartitionSpec(mesh.axis_names)
 
     def body(params, state, *batch):
-        params, state, aux = step(params, jax.tree.map(lambda x: x[0], state), *batch)
-        return params, *jax.tree.map(lambda x: jnp.asarray(x)[None], (state, aux))
+        new, state, aux = step(params, jax.tree.map(lambda x: x[0], state), *batch)
+        check_shapes(new, params)
+        return new, *jax.tree.map(lambda x: jnp.asarray(x)[None], (state, aux))
 
     def run(params, state, *batch):
         return jax.shard_map(
@@ -59,3 +62,19 @@ def on_sharded(
         )(params, state, *batch)
 
     return run
+
+
+def check_shapes(found: Any, like: Any) -> None:
+    """UnsupportedInput where arrays, gradients say, have other shapes than what they are of.
+
+    like: a pytree with as many arrays, or for each of them several of one shape.
+    """
+    found, like = jax.tree.leaves(found), jax.tree.leaves(like)
+    each = len(like) // max(1, len(found))
+    for x, y in zip(found, like[:: max(1, each)], strict=True):
+        if jnp.shape(x) != jnp.shape(y):
+            raise UnsupportedInput(
+                f"expected an array of the shape {jnp.shape(y)} of its parameter, got "
+                f"{jnp.shape(x)}; where that is a shard, put reduce_scatter before this in the "
+                "chain: all methods behind it see shards"
+            )
