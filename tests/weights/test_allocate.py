@@ -12,6 +12,8 @@ from jaxcomp.formats import INT2_G32, INT3_G32, INT4_G32, INT8
 from jaxcomp.weights import allocate, assemble, choices, plan_of, rtn
 from tests.weights.toy_model import BATCH, model, params, stats
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 METHODS = {
     "int2": rtn(INT2_G32),
     "int3": rtn(INT3_G32),

@@ -12,6 +12,8 @@ import jaxcomp as jc
 from jaxcomp.weights.aqt import aqt, int8_product
 from tests.weights.training_case import TARGET, X, floats, loss_of, mlp, train
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 RNG = np.random.default_rng(0)
 A = jnp.asarray(RNG.normal(size=(24, 32)), jnp.float32)
 W = jnp.asarray(RNG.normal(size=(32, 16)), jnp.float32)

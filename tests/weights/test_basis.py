@@ -12,6 +12,8 @@ from jaxcomp.lift.statistics import max_magnitude, second_moment
 from jaxcomp.weights.basis import as_method, in_basis, needs, output_error
 from tests.weights.outliers import layer
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 SCALE = jnp.linspace(0.5, 2, 64).astype(jnp.bfloat16)
 SIGNS = jnp.packbits(jnp.arange(64) % 3 == 0)
 

@@ -10,6 +10,8 @@ from jaxcomp.formats import INT2_G32, INT8
 from jaxcomp.weights import alone, assemble, choices, plan_of, rtn
 from tests.weights.toy_model import BATCH, model, params, stats
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 METHODS = {"int8": rtn(INT8), "int2": rtn(INT2_G32), "float": None}
 
 

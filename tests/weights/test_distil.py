@@ -10,14 +10,15 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.weights.distil import distil
+from tests.drawn import drawn
 
 KEYS = jax.random.split(jax.random.key(0), 6)
 REFERENCE = {
-    "a": jax.random.normal(KEYS[0], (16, 32)) / 4,
-    "b": jax.random.normal(KEYS[1], (32, 9)),
+    "a": drawn(jax.random.normal, KEYS[0], (16, 32)) / 4,
+    "b": drawn(jax.random.normal, KEYS[1], (32, 9)),
 }
-BATCHES = [jax.random.normal(key, (64, 16)) for key in KEYS[2:5]]
-UNSEEN = jax.random.normal(KEYS[5], (256, 16))
+BATCHES = [drawn(jax.random.normal, key, (64, 16)) for key in KEYS[2:5]]
+UNSEEN = drawn(jax.random.normal, KEYS[5], (256, 16))
 SMALL = jc.weights.compress(REFERENCE, jc.formats.INT2, axes=-2)
 
 
@@ -29,6 +30,7 @@ def distance(params):
     return jc.measures.kl_nats(model(REFERENCE, UNSEEN), jc.lift(model)(params, UNSEEN))
 
 
+@pytest.mark.usefixtures("quick")
 def test_scales_of_packed_leaves_come_nearer_to_the_float_model():
     scales = {name: leaf.scales for name, leaf in SMALL.items()}
 
@@ -78,6 +80,7 @@ def test_penalty_and_projection():
     np.testing.assert_array_equal(found(project=lambda w: w.at[0].set(7))[0], 7)
 
 
+@pytest.mark.usefixtures("quick")
 def test_what_is_no_float_stays_what_it_is():
     """As in Equinox modules, whose activations are leaves, and where keys of dropout are."""
     reference = {**REFERENCE, "act": jnp.tanh}

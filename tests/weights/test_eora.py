@@ -10,6 +10,8 @@ from jaxcomp.weights.lorc import lorc, thin
 from tests.checks import check_leaf
 from tests.weights.outliers import compiles_once, compressed, layer, output_error
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 INT4, RANK = jc.formats.INT4, 4
 
 

@@ -13,6 +13,8 @@ from jaxcomp.formats import INT2_G32, INT4_G32, INT8
 from jaxcomp.formats.leaf import is_leaf
 from jaxcomp.weights import allocate, assemble, choices, evopress, plan_of, rtn
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 METHODS = {"int2": rtn(INT2_G32), "int4": rtn(INT4_G32), "int8": rtn(INT8)}
 PAIRS = 3
 

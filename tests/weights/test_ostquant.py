@@ -13,8 +13,10 @@ from jaxcomp.lift.symmetry import symmetries
 from jaxcomp.measures.kl_nats import kl_nats
 from jaxcomp.weights import activation, compress, hadamard, ostquant, rtn
 from jaxcomp.weights.ostquant import _rounding, following
+from tests.compiling import optimised
 
 SIZE, HIDDEN, CLASSES, LAYERS = 64, 96, 24, 2
+QUICK = {"xla_backend_optimization_level": 0}  # each program runs once
 INT4 = jc.formats.INT4_G32._replace(pad=True)
 
 
@@ -73,7 +75,8 @@ def moved():
     found = symmetries(model, PARAMS, BATCHES[0][:2])
     options = dict(weights=INT4, activations="int4", symmetries=found)
     params = {**PARAMS, "act": jax.nn.silu}  # as Equinox modules hold functions
-    made = {steps: ostquant(model, params, BATCHES, steps=steps, **options) for steps in (0, 100)}
+    with optimised(False):
+        made = {n: ostquant(model, params, BATCHES, steps=n, **options) for n in (0, 100)}
     assert all(params.pop("act") is jax.nn.silu for params in made.values())
     return made
 
@@ -81,7 +84,7 @@ def moved():
 def lost(params, method=ROUNDED):
     """KL to the float model, of the packed model, where training did not look."""
     small = compress(params, method, stats=RECORD)
-    got = jax.jit(jc.lift(model, strict=True))(small, TEST)
+    got = jax.jit(jc.lift(model, strict=True), compiler_options=QUICK)(small, TEST)
     return float(kl_nats(run(PARAMS, TEST), got))
 
 

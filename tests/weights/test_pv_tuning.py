@@ -52,6 +52,7 @@ def tuned(steps=60, **options):
     )
 
 
+@pytest.mark.usefixtures("quick")
 def test_codes_that_move_beat_codebooks_alone_at_equal_bytes():
     before, floats, both = start(), tuned(share=0), tuned()
     for small in (floats, both):
@@ -65,6 +66,7 @@ def test_codes_that_move_beat_codebooks_alone_at_equal_bytes():
     assert losses[2] < 0.5 * losses[1] and losses[1] < 0.9 * losses[0]
 
 
+@pytest.mark.usefixtures("quick")
 def test_more_steps_trace_nothing_more():
     calls = []
 

@@ -45,6 +45,7 @@ def trained():
     return train_widths(model, STORE, BATCHES, reference=PARAMS)
 
 
+@pytest.mark.usefixtures("quick")
 def test_views_of_few_bits_lose_less_in_the_same_bytes_and_eight_stay_the_best():
     before, after = losses(STORE), losses(trained())
     assert jc.tree.nbytes(trained()) == jc.tree.nbytes(STORE)

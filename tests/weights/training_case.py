@@ -9,6 +9,7 @@ import optax
 
 import jaxcomp as jc
 
+QUICK = {"xla_backend_optimization_level": 0}  # each program runs once
 _rng = np.random.default_rng(3)
 X = jnp.asarray(_rng.normal(size=(512, 16)), jnp.float32)
 TARGET = jnp.sin(X @ jnp.asarray(_rng.normal(size=(16, 4)) / 2, jnp.float32))
@@ -34,7 +35,7 @@ def train(apply, params, steps, rate=3e-3):
         change, moments = optimizer.update(gradient, moments)
         return (optax.apply_updates(params, change), moments), value
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def run(params):
         (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
         return params, loss(params)
@@ -60,7 +61,8 @@ def stats():
 def loss_of(params):
     """Of compressed or plain params."""
     apply = jc.lift(mlp)
-    return float(jax.jit(lambda p: jnp.mean((apply(p, X) - TARGET) ** 2))(params))
+    loss = jax.jit(lambda p: jnp.mean((apply(p, X) - TARGET) ** 2), compiler_options=QUICK)
+    return float(loss(params))
 
 
 @functools.cache
