@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcomp as jc
+from tests.drawn import drawn
 
 
 def qkv(count, *, batch=2, heads=2, shared=2, size=32, dtype=jnp.float32, seed=0):
     keys = jax.random.split(jax.random.key(seed), 3)
-    return [
-        jax.random.normal(key, (batch, count, n, size), dtype)
-        for key, n in zip(keys, (heads * shared, heads, heads), strict=True)
-    ]
+    shapes = [(batch, count, n, size) for n in (heads * shared, heads, heads)]
+    if dtype != jnp.float32:
+        return [jax.random.normal(*each, dtype) for each in zip(keys, shapes, strict=True)]
+    return [drawn(jax.random.normal, *each) for each in zip(keys, shapes, strict=True)]
 
 
 def error(cache, q, k, v):
@@ -43,8 +44,8 @@ def like_large_models(count, *, heads=2, shared=1, size=128, rank=4, noise=0.3, 
     0.5 %, at 8 times their size). Entries of keys have a kurtosis of about 10; a normal one is 3.
     """
     keys = iter(jax.random.split(jax.random.key(seed), 12))
-    normal = lambda *shape: jax.random.normal(next(keys), shape)  # noqa: E731
-    often = lambda share, *shape: jax.random.uniform(next(keys), shape) < share  # noqa: E731
+    normal = lambda *shape: drawn(jax.random.normal, next(keys), shape)  # noqa: E731
+    often = lambda share, *shape: drawn(jax.random.uniform, next(keys), shape) < share  # noqa: E731
 
     def tokens():
         low = normal(1, count, heads, rank), normal(heads, rank, size)

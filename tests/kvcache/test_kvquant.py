@@ -19,6 +19,8 @@ from jaxcomp.kvcache.kvquant import (
 from tests.checks import check_cache
 from tests.kvcache.inputs import like_large_models, qkv
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 kvquant, kvquant_tables = jc.kvcache.kvquant, jc.kvcache.kvquant_tables
 
 

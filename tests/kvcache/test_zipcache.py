@@ -12,6 +12,8 @@ from jaxcomp.kvcache.zipcache import compress, decompress
 from tests.checks import check_cache
 from tests.kvcache.inputs import qkv, with_outliers
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 F = jc.formats
 TWO, FOUR = F.UINT2._replace(zero="bfloat16"), F.UINT4._replace(zero="bfloat16")
 
