@@ -105,6 +105,7 @@ def formats(task):
         "uint3 per token": uint(3),
         "uint2 per token": uint(2),
         "rotated 3": K.rotated(slots, bits=3),
+        "rotated 3, one bit for what is left": K.rotated(slots, bits=3, residual=True),
         "rotated 2": K.rotated(slots, bits=2),
     }
 

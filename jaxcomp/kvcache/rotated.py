@@ -11,7 +11,8 @@ at 1 bit, by 12 % at 2. With residual=True one bit of a key goes to what the oth
 
     r ~ t S^T sign(S r),   t = |r|^2 / |S r|_1,   S another random rotation
 
-which makes products right on average, and each by itself less so.
+which makes products right on average, and each by itself less so: attention over made keys of size
+128 is off by 0.30 with it at 3 bits, by 0.27 without. Reading takes a rotation of every key.
 
 Zandieh et al., TurboQuant, arXiv:2504.19874, sections 3.1 and 3.2. We differ: rotations are
 Hadamard matrices with random signs (a random orthogonal factor where the size has none), at
