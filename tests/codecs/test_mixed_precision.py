@@ -9,14 +9,15 @@ import pytest
 from jax import lax
 
 from jaxcomp.codecs.mixed_precision import WIDE, bfloat16_products
+from tests.drawn import drawn
 
 KEYS = jax.random.split(jax.random.key(0), 5)
 PARAMS = {
-    "kernel": jax.random.normal(KEYS[0], (3, 3, WIDE, WIDE)) / 17,
-    "matrix": jax.random.normal(KEYS[1], (WIDE, WIDE)) / 6,
-    "colour": jax.random.normal(KEYS[2], (3, WIDE)),
+    "kernel": drawn(jax.random.normal, KEYS[0], (3, 3, WIDE, WIDE)) / 17,
+    "matrix": drawn(jax.random.normal, KEYS[1], (WIDE, WIDE)) / 6,
+    "colour": drawn(jax.random.normal, KEYS[2], (3, WIDE)),
 }
-X = jax.random.normal(KEYS[3], (2, 8, 8, WIDE))
+X = drawn(jax.random.normal, KEYS[3], (2, 8, 8, WIDE))
 
 
 def loss(params, x):

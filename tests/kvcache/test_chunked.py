@@ -7,6 +7,7 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.kvcache.chunked import chunked
+from tests.drawn import drawn
 
 PIECES = (7, 2, 1, 0, 1, 7, 7, 7, 7, 3), (0, 1, 7, 3, 1, 6, 7, 7, 7, 0)
 BATCH, HEADS, SHARED, SIZE, SLOTS = 2, 2, 3, 8, 40
@@ -15,7 +16,7 @@ BATCH, HEADS, SHARED, SIZE, SLOTS = 2, 2, 3, 8, 40
 def tokens(key, count):
     keys = jax.random.split(jax.random.key(key), 3)
     shapes = [(BATCH, count, HEADS * g, SIZE) for g in (SHARED, 1, 1)]
-    return [jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True)]
+    return [drawn(jax.random.normal, k, shape) for k, shape in zip(keys, shapes, strict=True)]
 
 
 def exact(q, k, v, length, new):

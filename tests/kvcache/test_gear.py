@@ -10,6 +10,7 @@ import jaxcomp as jc
 from jaxcomp.formats.format import Format
 from jaxcomp.kvcache.gear import compress, decompress, principal
 from tests.checks import check_cache
+from tests.drawn import drawn
 from tests.kvcache.inputs import like_large_models
 
 TWO = Format(2, scale="bfloat16", zero="bfloat16", name="uint2")
@@ -52,7 +53,7 @@ def test_it_is_nearer_than_smaller_groups_at_equal_bytes_and_both_parts_help():
 
 
 def test_without_both_it_is_its_quantiser():
-    x = jax.random.normal(jax.random.key(0), (1, 2, 1, 16, 8))
+    x = drawn(jax.random.normal, jax.random.key(0), (1, 2, 1, 16, 8))
     parts = jax.jit(lambda x: compress(x, TWO, -2, 0, 0.0))(x)
     assert parts.low is None and parts.apart is None
     plain = jc.formats.quantize(x, TWO, axes=-2)
@@ -61,7 +62,7 @@ def test_without_both_it_is_its_quantiser():
 
 
 def test_factors_are_those_of_the_singular_values():
-    x = jax.random.normal(jax.random.key(0), (3, 20, 8)) * jnp.geomspace(1, 0.01, 8)
+    x = drawn(jax.random.normal, jax.random.key(0), (3, 20, 8)) * jnp.geomspace(1, 0.01, 8)
     one, other = jax.jit(principal, static_argnums=1)(x, 2)
     _, values, _ = np.linalg.svd(x)
     left = np.square(x - one @ other).sum((1, 2))

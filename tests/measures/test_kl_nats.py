@@ -8,9 +8,10 @@ import pytest
 from scipy.stats import entropy
 
 import jaxcomp as jc
+from tests.drawn import drawn
 
 KEYS = jax.random.split(jax.random.key(0), 2)
-REFERENCE, LOGITS = (3 * jax.random.normal(key, (2, 5, 40)) for key in KEYS)
+REFERENCE, LOGITS = (3 * drawn(jax.random.normal, key, (2, 5, 40)) for key in KEYS)
 
 
 def softmax(x):
