@@ -7,6 +7,11 @@ the errors of unlike senders never end (error_feedback); with the errors in full
 on themselves by way of h; without them, eta = 0, noise in g is never made up for (ef21). With eta
 near the contraction all gradients are sent in the end, and h settles: sums of out and mean e are
 those of g. Gao, Islamov, Stich, EControl, ICLR 2024. We differ: h begins at 0.
+
+It pays where runs go on until unlike senders matter more than noise. Before that errors in full are
+better: on MNIST split by labels (8 senders of 16, top_k(0.01), 600 steps of 0.3, 2 seeds) the test
+loss is 0.29 with error_feedback, 0.35 with ef21_momentum(0.1), 0.46 with econtrol(0.03), 0.92 with
+ef21 and 0.27 uncompressed.
 """
 
 from typing import Any
