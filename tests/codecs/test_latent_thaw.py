@@ -43,6 +43,7 @@ def test_freezing_it_again_gives_the_same_values(thawed):
             )
 
 
+@pytest.mark.usefixtures("quick")
 def test_densities_fit_their_tables():
     model = entropy.factorized(3)
     params = model.init(jax.random.key(1))

@@ -8,6 +8,8 @@ import pytest
 import jaxcomp as jc
 from tests.kvcache.inputs import with_outliers
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 smooth_attention, fold_smoothing = jc.kvcache.smooth_attention, jc.kvcache.fold_smoothing
 
 
