@@ -19,6 +19,8 @@ from tests.checks import check_transform
 from tests.weights.outliers import compressed, layer, output_error
 from tests.weights.rounding_cases import compiled
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 rng = np.random.default_rng(0)
 WEIGHTS = {  # [in, out]
     "normal": rng.normal(size=(768, 32)).astype(np.float32),

@@ -12,6 +12,8 @@ from jaxcomp.weights.rtn import rtn
 from tests.checks import check_transform
 from tests.weights.rounding_cases import compiled
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 rng = np.random.default_rng(0)
 
 

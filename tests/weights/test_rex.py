@@ -10,6 +10,8 @@ from jaxcomp.weights.rex import rex
 from tests.checks import check_leaf
 from tests.weights.outliers import compiles_once, compressed, layer, network, output_error
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 INT4 = jc.formats.INT4._replace(scale="float32")
 LEVELS = 7
 

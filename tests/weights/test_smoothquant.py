@@ -12,6 +12,8 @@ from tests.checks import check_leaf
 from tests.weights import folded_case
 from tests.weights.outliers import compiles_once, compressed, layer, network, output_error
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 INT8 = jc.formats.INT8
 
 
