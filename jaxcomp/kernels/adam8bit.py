@@ -30,6 +30,7 @@ from jaxcomp.kernels.adam8bit_lax import Rule, cpu, moments_of, reference, step
 from jaxcomp.kernels.adam8bit_lax import adam as adam
 from jaxcomp.kernels.adam8bit_lax import lion as lion
 from jaxcomp.kernels.adam8bit_lax import momentum as momentum
+from jaxcomp.kernels.adam8bit_sharded import by_shard
 from jaxcomp.kernels.dynamic_map import Map
 
 GPU_TILE = 2048  # entries of one program, 16 for each thread of 4 warps
@@ -50,7 +51,8 @@ def run(
     """(update, moments) by one of the rules above. n is a multiple of block, block of 16."""
     _check(rule, g, moments, numbers, maps, block)
     arrays = [x for moment in moments for x in moment]
-    update, *parts = _run(g, numbers, *arrays, rule=rule, maps=maps, block=block)
+    static = {"rule": rule, "maps": maps, "block": block}
+    update, *parts = by_shard(_run, g, numbers, *arrays, **static)
     return update, moments_of(parts)
 
 

@@ -1,5 +1,7 @@
 """How blocks lie on leaves, what has them, sharding like the parameters, resuming from Orbax."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -128,6 +130,12 @@ def test_a_state_lies_as_its_parameters_do():
     state = jax.jit(transform.init, out_shardings=found)(params)
     codes = state[0].moments[0]["w"].codes
     assert codes.addressable_shards[0].data.shape == (8, 512)
+    g = jax.device_put({"w": params["w"]}, {"w": shardings["w"]})
+    one = jax.jit(lambda g, m: transform.update(g, m)[0]["w"])
+    w = lambda tree: {"w": tree["w"]}  # noqa: E731
+    alone = (state[0]._replace(moments=tuple(map(w, state[0].moments))), *state[1:])
+    text = one.lower(g, alone).compile().as_text()
+    assert not re.search(r" (all-|reduce-scatter|collective-permute)[a-z\-]*\(", text)
 
 
 def test_refusals():
