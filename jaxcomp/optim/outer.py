@@ -81,7 +81,9 @@ def outer(
     seed: int = 0,
     where: Callable[[str, Any], bool] | None = None,
 ) -> optax.GradientTransformation:
-    """inner: each sender's own, as optax.adamw(1e-3); method: how pseudo-gradients meet.
+    """inner: each sender's own, as optax.adamw(1e-3); method: how pseudo-gradients meet. Where
+    chips of a slice meet at every step, and slices here, inner has the chips' mean in it:
+    chain(compressed(dense_mean("chips")), adamw(1e-3)).
 
     every: H, in steps. optimizer: of the shared parameters. remembers: whether e is kept, for
     compressors with a contraction; False is for unbiased ones. where(path, leaf): what is

@@ -1,5 +1,6 @@
 """Outer steps: gradient descent as their limit, and where they come with few means."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -35,6 +36,24 @@ def test_the_outer_optimizer_sees_how_far_senders_came(overlap):
         outer_path.append(x)
     expected = np.repeat([np.zeros(10), *outer_path], 3, axis=0)[1:13]
     np.testing.assert_allclose(path, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_chips_meet_at_every_step_and_slices_now_and_then():
+    inner = optax.chain(optim.compressed(optim.dense_mean("chips")), optax.sgd(0.1))
+    method = optim.outer(inner, optim.dense_mean("slices"), every=3, optimizer=WHOLE)
+
+    def sender(gradients):
+        def move(carry, g):
+            updates, state = method.update(g, carry[1], carry[0])
+            return (carry[0] + updates, state), carry[0] + updates
+
+        return jax.lax.scan(move, (jnp.zeros(10), method.init(jnp.zeros(10))), gradients)[1]
+
+    both = jax.vmap(jax.vmap(sender, axis_name="chips"), axis_name="slices")
+    path = jax.jit(both)(np.moveaxis(GRADIENTS.reshape(12, 2, 2, 10), 0, 2))
+    expected = -0.1 * np.cumsum(GRADIENTS.mean(1), 0)[[2, 5, 8, 11]]
+    expected = np.broadcast_to(expected, (2, 2, 4, 10))  # all of them are at one place
+    np.testing.assert_allclose(path[:, :, 2::3], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_impossible_options_are_named():
