@@ -15,7 +15,8 @@ Of gradients [48, 64] of rank 4 and noise, of eight senders, rank 4 loses 4 % in
 entries in as many bytes, 83 %. Memories of senders with unlike data drift apart, by as much in each
 step, though their mean stays: after 60 steps of random [12, 10] they were 20 times as long as in
 ef21, where they do not. In hierarchical() an exchange sees vectors, which go as they are: give this
-one both axes. Layers that are stacked along an axis are rows of one matrix.
+one both axes. Layers that are stacked along an axis are rows of one matrix, unless error_feedback
+is told of layers.
 """
 
 import functools

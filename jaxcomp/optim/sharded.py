@@ -6,8 +6,8 @@
 
 What of a state belongs to which shard, and what to which sender, no shape tells; so all of it has
 an axis of devices in front, outside of shard_map. It is as large on a device as it has to be; its
-checkpoint holds what devices have alike more than once. See reduce_scatter for what a step is made
-of, senders for parameters that are whole on every device.
+checkpoint holds what devices have alike more than once, and report adds up the bytes of all. See
+reduce_scatter for what a step is made of, senders for parameters that are whole on every device.
 """
 
 from collections.abc import Callable

@@ -20,11 +20,14 @@ def test_without_noise_it_is_what_optax_has():
     ours = optim.private_mean(2.0, 0.0, seed=1)
     theirs = optax.contrib.differentially_private_aggregate(2.0, 0.0, key=jax.random.key(0))
     params = jax.tree.map(lambda x: x[0], SAMPLES)
-    found, expected = (t.update(SAMPLES, t.init(params), params)[0] for t in (ours, theirs))
+    found, expected = (
+        jax.jit(t.update)(SAMPLES, t.init(params), params)[0] for t in (ours, theirs)
+    )
     np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-4, atol=1e-6)
     one = jax.tree.map(lambda x: jnp.bfloat16(x[-1:]), SAMPLES)  # which is clipped
-    assert ours.update(one, ours.init(params))[0]["b"].dtype == jnp.bfloat16
-    np.testing.assert_allclose(optax.tree.norm(ours.update(one, ours.init(params))[0]), 2, 0.01)
+    clipped, _ = jax.jit(ours.update)(one, ours.init(params))
+    assert clipped["b"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(optax.tree.norm(clipped), 2, 0.01)
 
 
 def test_noise_is_normal_of_its_size_and_each_senders_own():
@@ -37,14 +40,28 @@ def test_noise_is_normal_of_its_size_and_each_senders_own():
         out, state = transform.update(x, transform.init(x))
         return out["w"], transform.update(x, state)[0]["w"]
 
-    found = jax.jit(jax.vmap(run, axis_name="senders"))(jax.tree.map(lambda x: x[None], bad))
-    same = jax.vmap(run, axis_name="senders", in_axes=None, axis_size=2)(bad)
-    draws = np.concatenate([*np.asarray(same[0]), *np.asarray(same[1])]).reshape(4, -1)
-    np.testing.assert_allclose(draws[0], found[0][0].reshape(-1), rtol=1e-5)
+    two = jax.vmap(run, axis_name="senders", in_axes=None, axis_size=2)
+    found = np.stack(jax.jit(two)(bad))  # [steps, senders, ...]
+    draws = found.reshape(4, -1)
     assert np.isfinite(draws).all() and abs(np.corrcoef(draws) - np.eye(4)).max() < 0.06
     np.testing.assert_allclose(draws.std(), 3.0 * 0.5 / 4, rtol=0.02)
     z = np.sort(np.asarray(normal(jnp.array([3, 4], jnp.uint32), 40_001)))
     np.testing.assert_allclose(z[[905, 6346, 20000, 33654, 39095]], [-2, -1, 0, 1, 2], atol=0.05)
+
+
+def test_it_comes_before_sketches():
+    transform = optax.chain(
+        optim.private_mean(clip=1.0, noise=1.1, axis_name="data", seed=1),
+        optim.compressed(optim.summed(optim.count_sketch(0.1), "data")),
+        optax.sgd(0.1),
+    )
+
+    def run(samples):
+        params = jax.tree.map(lambda x: x[0], samples)
+        return transform.update(samples, transform.init(params), params)[0]
+
+    found = optim.traffic(run, SAMPLES, axes={"data": 4})
+    assert found.nbytes == 2 * 3 * (2 * 4 + 1 * 4 + 4) // 4  # 2 buckets, 1, and a flag
 
 
 def test_a_mean_of_samples_is_refused():
