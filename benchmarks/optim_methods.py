@@ -7,6 +7,7 @@ gains and biases, 0.3 % of the parameters, go as they are and are counted so.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 
 from jaxcomp import formats, optim
@@ -76,6 +77,18 @@ def linear(name):
     return build
 
 
+def half(compressor):
+    """Values in bfloat16; what that loses is fed back."""
+
+    def compress(key, x, state):
+        return compressor.compress(key, x.astype(jnp.bfloat16), state)
+
+    def decompress(wire):
+        return compressor.decompress(wire).astype(jnp.float32)
+
+    return compressor._replace(compress=compress, decompress=decompress)
+
+
 def once(compressor):
     """Both halves rounded, and nothing remembered."""
     return two_way(compressor, remembers=False)
@@ -98,6 +111,8 @@ METHODS = {
     "sign + EF": Method(sgd(optim.error_feedback, two_way(optim.sign()))),
     "drive + EF": Method(sgd(optim.error_feedback, two_way(optim.drive(unbiased=False)))),
     "top_k 1 % + EF": Method(sgd(optim.error_feedback, gathered(optim.top_k(0.01)))),
+    "sign of rows + EF": Method(sgd(optim.error_feedback, two_way(optim.sign(block=64)))),
+    "top_k 4 % both ways + EF": Method(sgd(optim.error_feedback, two_way(optim.top_k(0.04)))),
     "random_k 1 % + EF": Method(
         sgd(optim.error_feedback, gathered(optim.random_k(0.01, unbiased=False)))
     ),
@@ -107,12 +122,18 @@ METHODS = {
     "ef21_momentum top_k 1 %": Method(
         plain(optim.ef21_momentum, gathered(optim.top_k(0.01))), start=1 / (1 - MOMENTUM)
     ),
+    "ef21_momentum top_k 4 % both ways": Method(
+        plain(optim.ef21_momentum, two_way(optim.top_k(0.04))), start=1 / (1 - MOMENTUM)
+    ),
     "econtrol top_k 1 %": Method(sgd(optim.econtrol, gathered(optim.top_k(0.01)), 0.1)),
     "power_sgd 1": Method(sgd(optim.error_feedback, optim.power_sgd(1, AXIS))),
     "power_sgd 2": Method(sgd(optim.error_feedback, optim.power_sgd(2, AXIS))),
     "power_sgd 4": Method(sgd(optim.error_feedback, optim.power_sgd(4, AXIS))),
     "dgc 1 %": Method(plain(optim.dgc, AXIS, 0.01)),
     "dgc 1 % warm-up": Method(plain(optim.dgc, AXIS, 0.01, warm_up=10)),
+    "dgc 1.6 % bfloat16": Method(
+        plain(optim.dgc, AXIS, 0.016, compressor=lambda share: half(optim.top_k(share)))
+    ),
     # Linear: sums on the way.
     "count_sketch 5 % + EF": Method(linear("count_sketch"), start=0.25),
     "srht 5 % + EF": Method(linear("srht"), start=0.5),

@@ -108,11 +108,12 @@ def claims(found):
         pair = "sign alone", "sign + EF"
         if all(name in rows for name in pair):
             bare, fed = (rows[name]["excess_percent"] for name in pair)
+            error = math.hypot(*(rows[name]["error_percent"] for name in pair))
             lines.append(
                 verdict(
-                    bare > 2 and bare > 2 * fed,
+                    bare > 2 and bare > fed + 2 * error,
                     f"{task}: signs without feedback are visibly worse: {bare:+.2f} %, with it "
-                    f"{fed:+.2f} %",
+                    f"{fed:+.2f} %, apart by {bare - fed:.2f} ± {error:.2f}",
                 )
             )
         for name in ("adam8bit", "frugal"):

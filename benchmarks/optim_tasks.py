@@ -124,7 +124,7 @@ def entropy(logits, labels):
 CHANNELS, HIDDEN, IMAGES = (8, 16), 64, 8  # IMAGES: of one sender in one step
 
 
-def mnist_task(folder: Path, steps: int = 300) -> Task:
+def mnist_task(folder: Path, steps: int = 1500) -> Task:
     """Ten classes: 50,000 digits, 10,000 digits, the 10,000 of the test set (2,000 of each)."""
     return digits_task(*read_mnist(folder), steps, split=False)
 
