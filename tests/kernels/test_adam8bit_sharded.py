@@ -28,7 +28,7 @@ def step(static, g, numbers, *arrays):
         (FOUR, P(None, ("a", "b")), P(None, ("a", "b"))),
         (LION, P("b"), P("b", None)),
     ],
-    ids=str,
+    ids=["rows and blocks", "blocks over two axes", "rows"],
 )
 def test_shards_are_stepped_alone(static, spec, kept):
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
