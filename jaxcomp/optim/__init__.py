@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from jaxcomp.optim.across import across as across
     from jaxcomp.optim.adam4bit import adam4bit as adam4bit
     from jaxcomp.optim.adam8bit import adam8bit as adam8bit
     from jaxcomp.optim.adam8bit import scale_by_adam8bit as scale_by_adam8bit
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from jaxcomp.optim.scafcom import scafcom as scafcom
     from jaxcomp.optim.scallion import scallion as scallion
     from jaxcomp.optim.senders import PerSender as PerSender
-    from jaxcomp.optim.senders import across as across
     from jaxcomp.optim.senders import init as init
     from jaxcomp.optim.senders import on_senders as on_senders
     from jaxcomp.optim.senders import shapes as shapes
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
 load_on_use(
     __name__,
     {
+        "across": ("across",),
         "adam4bit": ("adam4bit",),
         "adam8bit": ("adam8bit", "scale_by_adam8bit"),
         "all_gather": ("all_gather",),
@@ -109,7 +110,7 @@ load_on_use(
         "report": ("report",),
         "scafcom": ("scafcom",),
         "scallion": ("scallion",),
-        "senders": ("PerSender", "across", "init", "on_senders", "shapes", "specs"),
+        "senders": ("PerSender", "init", "on_senders", "shapes", "specs"),
         "sharded": ("init_sharded", "on_sharded"),
         "sign": ("sign",),
         "srht": ("srht",),

@@ -35,9 +35,9 @@ def specs(state: Any, axis_name: str | tuple[str, ...]) -> Any:
     """PartitionSpecs of a state: along the axis what is each sender's own, else on every device."""
 
     def spec(leaf):
-        return PartitionSpec(axis_name) if _is_own(leaf) else PartitionSpec()
+        return PartitionSpec(axis_name) if is_own(leaf) else PartitionSpec()
 
-    return jax.tree.map(spec, state, is_leaf=_is_own)
+    return jax.tree.map(spec, state, is_leaf=is_own)
 
 
 def init(
@@ -128,29 +128,9 @@ def on_senders(
     return run
 
 
-def across(state: Any, senders: int) -> Any:
-    """A state for another number of senders, as when a run goes on with more or fewer devices.
-
-    Every sender's own part becomes the mean of all: of memories it is the mean that the run owes.
-    What one of them holds as integers is that of the first. Not the same losses to the last bit.
-    """
-
-    def one(leaf):
-        if not _is_own(leaf):
-            return leaf
-
-        def spread(x):
-            mean = x.mean(0).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x[0]
-            return jnp.broadcast_to(mean, (senders, *x.shape[1:]))
-
-        return jax.tree.map(spread, leaf)
-
-    return jax.tree.map(one, state, is_leaf=_is_own)
-
-
 def _lanes(step, axis_name, senders):
     def run(params, state, *batch):
-        axes = jax.tree.map(lambda leaf: 0 if _is_own(leaf) else None, state, is_leaf=_is_own)
+        axes = jax.tree.map(lambda leaf: 0 if is_own(leaf) else None, state, is_leaf=is_own)
         rows = jax.tree.map(lambda x: x.reshape(senders, -1, *x.shape[1:]), batch)
         return jax.vmap(
             step,
@@ -174,11 +154,11 @@ def _every(transform, counts):
         lead = len(counts)
 
         def whole(leaf):
-            if _is_own(leaf):
+            if is_own(leaf):
                 return jax.tree.map(lambda x: x.reshape(-1, *x.shape[lead:]), leaf)
             return leaf[(0,) * lead]
 
-        return jax.tree.map(whole, one(), is_leaf=_is_own)
+        return jax.tree.map(whole, one(), is_leaf=is_own)
 
     return every
 
@@ -205,12 +185,13 @@ def _counts(mesh: Mesh, axis_name: str | tuple[str, ...], senders: int | None) -
     return {names[0]: senders}
 
 
-def _is_own(x: Any) -> bool:
+def is_own(x: Any) -> bool:
+    """For jax.tree functions: whether x is a sender's own part of a state."""
     return isinstance(x, PerSender)
 
 
 def _own(state: Any) -> list[PerSender]:
-    return [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(leaf)]
+    return [leaf for leaf in jax.tree.leaves(state, is_leaf=is_own) if is_own(leaf)]
 
 
 def _inside(state: Any) -> Any:
@@ -223,7 +204,7 @@ def _outside(state: Any) -> Any:
 
 def _each(function: Callable[[jax.Array], jax.Array], state: Any) -> Any:
     return jax.tree.map(
-        lambda leaf: jax.tree.map(function, leaf) if _is_own(leaf) else leaf,
+        lambda leaf: jax.tree.map(function, leaf) if is_own(leaf) else leaf,
         state,
-        is_leaf=_is_own,
+        is_leaf=is_own,
     )

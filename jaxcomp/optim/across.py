@@ -1,0 +1,69 @@
+"""A run that goes on with more or fewer senders: what each of them owes is dealt out anew.
+
+Every sender's own part becomes the mean of all: means over senders stay what they were, and so what
+error feedback owes, and EF21's references with the mean that all share. Shards of a sum, as the
+second half of compressed_mean keeps them, are laid end to end and cut anew. The losses are those of
+another number of senders: not the same to the last bit.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcomp.base import UnsupportedInput
+from jaxcomp.optim.senders import PerSender, is_own
+
+
+def across(state: Any, like: Any) -> Any:
+    """state with the shapes of `like`, which is optim.shapes(...) or a state of the new senders.
+
+    What is the same for all senders is as it was; all lies where `like` says. UnsupportedInput for states of other methods or
+    parameters.
+    """
+    structures = [jax.tree.structure(each) for each in (state, like)]
+    if structures[0] != structures[1]:
+        raise UnsupportedInput(
+            f"expected a state like that of the new senders, {structures[1]}, got {structures[0]}; "
+            "make both with one transformation"
+        )
+
+    def one(old, new):
+        if is_own(old):
+            return PerSender(
+                jax.tree.map(lambda x, y: _placed(_dealt(x, y), y), old.value, new.value)
+            )
+        if old.shape != new.shape:
+            raise _unlike(old, new)
+        return _placed(old, new)
+
+    return jax.tree.map(one, state, like, is_leaf=is_own)
+
+
+def _dealt(old: jax.Array, new: Any) -> jax.Array:
+    """One array [senders, ...] for as many senders as new has."""
+    if old.shape[1:] == new.shape[1:]:
+        floating = jnp.issubdtype(old.dtype, jnp.floating)
+        mean = old.mean(0).astype(old.dtype) if floating else old[0]
+        return jnp.broadcast_to(mean, new.shape)
+    (senders, *middle, size), (count, *others, length) = old.shape, new.shape
+    # Shards are cut of one vector: the two lots differ by the zeros that fill up the last.
+    if middle != others or abs(senders * size - count * length) >= max(senders, count):
+        raise _unlike(old, new)
+    whole = jnp.moveaxis(old, 0, -2).reshape(*middle, senders * size)
+    whole = whole[..., : count * length]
+    filling = count * length - whole.shape[-1]
+    whole = jnp.pad(whole, [(0, 0)] * len(middle) + [(0, filling)])
+    return jnp.moveaxis(whole.reshape(*middle, count, length), -2, 0)
+
+
+def _placed(x: jax.Array, like: Any) -> jax.Array:
+    sharding = getattr(like, "sharding", None)
+    return x if sharding is None else jax.device_put(x, sharding)
+
+
+def _unlike(old: Any, new: Any) -> UnsupportedInput:
+    return UnsupportedInput(
+        f"expected an array that fits {new.shape}, got {old.shape}; begin anew with optim.init, or "
+        "go on with as many senders"
+    )

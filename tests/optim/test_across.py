@@ -1,0 +1,63 @@
+"""More or fewer senders: means stay, shards are cut anew, and the run goes on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from jaxcomp import UnsupportedInput, optim
+
+PARAMS = {"w": jnp.zeros((5, 13)), "layers": jnp.zeros((2, 30))}
+TRANSFORM = optim.ef21(
+    optim.compressed_mean(optim.sign(block=8), "data"), layers=lambda path, leaf: path == "layers"
+)
+GRADIENTS = jax.tree.map(
+    lambda p: np.random.default_rng(p.size).normal(size=(8, *p.shape)).astype(np.float32), PARAMS
+)
+
+
+def step(params, state, batch):
+    out, state = TRANSFORM.update(jax.tree.map(lambda x: x[0], batch), state)
+    return params, state, out
+
+
+def after(senders, start=None):
+    mesh = Mesh(np.array(jax.devices()[:senders]), ("data",))
+    state = optim.init(TRANSFORM, PARAMS, mesh, "data") if start is None else start(mesh)
+    batch = jax.tree.map(lambda x: x[:senders], GRADIENTS)
+    return jax.jit(optim.on_senders(step, mesh, "data"))(PARAMS, state, batch)
+
+
+def test_means_stay_and_shards_are_cut_anew():
+    _, state, _ = after(8)
+
+    def fewer(mesh):
+        return optim.across(state, optim.shapes(TRANSFORM, PARAMS, mesh, "data"))
+
+    new = fewer(Mesh(np.array(jax.devices()[:3]), ("data",)))
+    for name in PARAMS:
+        old, now = (each.own.value[0][name] for each in (state, new))
+        np.testing.assert_allclose(now.mean(0), old.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(now.mean(0), new.shared[name], atol=2.0)
+    sums = [each.own.value[1] for each in (state, new)]
+    (_, _, a), (_, _, b) = sums[0][1], sums[1][1]  # "w": 65 entries in shards of 9 and of 22
+    assert a.shape == (8, 9) and b.shape == (3, 22)
+    np.testing.assert_array_equal(a.reshape(-1)[:65], b.reshape(-1)[:65])
+    (_, _, a), (_, _, b) = sums[0][0], sums[1][0]  # layers of 30
+    assert a.shape == (8, 2, 4) and b.shape == (3, 2, 10)
+    np.testing.assert_array_equal(
+        a.swapaxes(0, 1).reshape(2, -1)[:, :30], b.swapaxes(0, 1).reshape(2, -1)
+    )
+    _, again, _ = after(3, fewer)
+    assert again.log.count == 2
+
+
+def test_states_of_something_else_are_refused():
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    state = optim.init(TRANSFORM, PARAMS, mesh, "data")
+    other = optim.shapes(TRANSFORM, {**PARAMS, "w": jnp.zeros((7, 7))}, mesh, "data")
+    with pytest.raises(UnsupportedInput, match="an array that fits"):
+        optim.across(state, other)
+    with pytest.raises(UnsupportedInput, match="a state like that"):
+        optim.across(state, state.log)
