@@ -18,8 +18,8 @@ from jaxcomp.optim.senders import PerSender, is_own
 def across(state: Any, like: Any) -> Any:
     """state with the shapes of `like`, which is optim.shapes(...) or a state of the new senders.
 
-    What is the same for all senders is as it was; all lies where `like` says. UnsupportedInput for states of other methods or
-    parameters.
+    What is the same for all senders is as it was; all lies where `like` says. UnsupportedInput for
+    states of other methods or parameters.
     """
     structures = [jax.tree.structure(each) for each in (state, like)]
     if structures[0] != structures[1]:
