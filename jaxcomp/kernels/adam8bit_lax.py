@@ -158,7 +158,7 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
         arrays = write(carry[0], i * take, carry[1])
         return arrays, read(arrays, (i + 1) * take, take)  # of the last, some that is not used
 
-    flat = [jnp.zeros(of.shape), *(x.reshape(rows, -1) for x in arrays)]
+    flat = [lax.empty(of.shape, jnp.float32), *(x.reshape(rows, -1) for x in arrays)]
     flat = list(dispatch.align(of, *flat)[1:])
     whole, rest = divmod(rows, take)
     flat, _ = lax.fori_loop(0, whole, turn, (flat, read(flat, 0, take)))
