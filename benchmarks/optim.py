@@ -32,7 +32,7 @@ from rich.console import Console
 
 from benchmarks import optim_report, optim_tasks, optim_time
 from benchmarks.machine import machine
-from benchmarks.optim_methods import AXIS, CLIP, METHODS
+from benchmarks.optim_methods import AXIS, METHODS
 from benchmarks.optim_tasks import SENDERS
 from jaxcomp import optim
 
@@ -71,7 +71,7 @@ def program(task, method):
             def gradient(params, batch):  # in units of steps, so that the rate may change
                 found = jax.grad(task.loss)(params, batch)
                 length = optax.global_norm(found)
-                return jax.tree.map(lambda g: now * g * jnp.minimum(1, CLIP / length), found)
+                return jax.tree.map(lambda g: now * g * jnp.minimum(1, task.clip / length), found)
 
             value = task.loss(params, jax.tree.map(lambda x: x[0], batches))
             return *transform.round(params, state, gradient, batches), value
@@ -117,7 +117,7 @@ def schedule_of(task, rate):
 def whole(task, method, rate):
     """The method behind the clipping, which rounds do themselves."""
     made = method.build(schedule_of(task, rate), task.steps)
-    return made if method.round else optax.chain(optax.clip_by_global_norm(CLIP), made)
+    return made if method.round else optax.chain(optax.clip_by_global_norm(task.clip), made)
 
 
 def log_of(state):
@@ -195,6 +195,8 @@ def finite(x):
 def search(task, name, run, results):
     """The best rate on the validation data: from the start to where both neighbours are worse."""
     method = METHODS[name]
+    if not task.falls:
+        return task.rate
 
     def loss(power):
         rate = 2.0**power

@@ -13,7 +13,6 @@ import optax
 from jaxcomp import formats, optim
 
 AXIS = "data"
-CLIP = 1.0  # of a sender's gradient; without it SGD diverges on the text at any rate worth having
 MOMENTUM = 0.9
 B2 = 0.99  # of Adam: 0.999 is for more steps than there are
 
@@ -182,6 +181,21 @@ METHODS = {
         start=4.0,
         round=5,
     ),
+    # What unlike senders do: no momentum, one rate.
+    "sgd without momentum": Method(dense(optax.sgd), "sgd without momentum", tasks=("split",)),
+    **{
+        f"{name} top_k 0.2 %": Method(
+            plain(make, gathered(optim.top_k(0.002)), *more),
+            "sgd without momentum",
+            tasks=("split",),
+        )
+        for name, make, more in (
+            ("error_feedback", optim.error_feedback, ()),
+            ("ef21", optim.ef21, ()),
+            ("ef21_momentum", optim.ef21_momentum, ()),
+            ("econtrol", optim.econtrol, (0.002,)),
+        )
+    },
     # Small states.
     "adam8bit": Method(dense(lambda rate: optim.adam8bit(rate, b2=B2)), "adam"),
     "adam4bit": Method(dense(lambda rate: optim.adam4bit(rate, b2=B2)), "adam"),

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from benchmarks.optim_methods import METHODS
 
-UNITS = {"text": "nats a byte", "mnist": "nats a digit", "split": "nats a digit"}
+UNITS = {"text": "nats a byte", "mnist": "nats a digit", "split": "nats a digit (the objective)"}
 
 
 def rows_of(found, task):
@@ -124,6 +124,19 @@ def claims(found):
                         row["excess_percent"] <= 0.5,
                         f"{task}: {name} within 0.5 % of Adam: {row['excess_percent']:+.2f} ± "
                         f"{row['error_percent']:.2f} %",
+                    )
+                )
+    rows = {name.split()[0]: row for name, row in rows_of(found, "split").items()}
+    if "error_feedback" in rows:
+        plain = rows["error_feedback"]["excess_percent"]
+        for name in ("ef21", "econtrol"):
+            if name in rows:
+                lines.append(
+                    verdict(
+                        rows[name]["excess_percent"] < 0.5 < 5 < plain,
+                        f"split: unlike senders, a constant rate: {name} comes to the minimum, "
+                        f"{rows[name]['excess_percent']:+.3f} %, where plain feedback stays at "
+                        f"{plain:+.1f} %",
                     )
                 )
     return lines

@@ -1,11 +1,12 @@
 """Tasks small enough to train hundreds of times: bytes of stories, digits, digits dealt unevenly.
 
 Data is cut in three, which share nothing: to train on, to choose learning rates by, to judge by. A
-sender draws its batches at random from what is its own: all of the first part, or a label of it.
+sender draws its batches at random from the first part; but see split_task.
 """
 
 import functools
 import gzip
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 SENDERS = 8
+CLIP = 1.0  # without it SGD diverges on the text at any rate worth having
 
 
 class Task(NamedTuple):
@@ -28,7 +30,8 @@ class Task(NamedTuple):
     draw: Callable[[Any, Any], Any]
     data: dict
     steps: int
-    falls: bool  # whether the rate does, in the end
+    falls: bool  # whether the rate does, in the end; else it is not searched for either
+    clip: float  # the longest gradient of a sender
     rate: float  # where the search for the best rate of SGD begins
 
 
@@ -66,7 +69,7 @@ def bytes_task(text: np.ndarray, steps: int) -> Task:
         "validation": windows(text[a:b]),
         "held_out": windows(text[b:]),
     }
-    return Task("text", transformer_init, transformer_loss, draw, data, steps, True, 1.0)
+    return Task("text", transformer_init, transformer_loss, draw, data, steps, True, CLIP, 1.0)
 
 
 def transformer_init(key):
@@ -126,12 +129,41 @@ CHANNELS, HIDDEN, IMAGES = (8, 16), 64, 8  # IMAGES: of one sender in one step
 
 def mnist_task(folder: Path, steps: int = 1500) -> Task:
     """Ten classes: 50,000 digits, 10,000 digits, the 10,000 of the test set (2,000 of each)."""
-    return digits_task(*read_mnist(folder), steps, split=False)
+    images, judged, labels, judged_labels = read_mnist(folder)
+    cut = len(images) * 5 // 6
+
+    def draw(data, key):
+        which = jax.random.randint(key, (SENDERS * IMAGES,), 0, cut)
+        return data[0][which], data[1][which]
+
+    data = {
+        "train": (jnp.asarray(images[:cut]), jnp.asarray(labels[:cut])),
+        "validation": (jnp.asarray(images[cut:][:2000]), jnp.asarray(labels[cut:][:2000])),
+        "held_out": (jnp.asarray(judged[:2000]), jnp.asarray(judged_labels[:2000])),
+    }
+    return Task("mnist", cnn_init, cnn_loss, draw, data, steps, True, CLIP, 0.25)
 
 
-def split_task(folder: Path, steps: int = 300) -> Task:
-    """The same, each sender with digits of one class alone, 0 to 7; judged on these."""
-    return digits_task(*read_mnist(folder), steps, split=True)
+def split_task(folder: Path, steps: int = 8000) -> Task:
+    """Each sender has 128 digits of one class alone, 0 to 7, all of them in every step.
+
+    The model is linear and held back by its squares: no parameters suit all senders at once, as
+    those of a large model do, so that gradients of senders do not vanish where their mean does. The
+    rate stays. What is judged is the objective itself: how near to its minimum a method comes.
+    """
+    images, _, labels, _ = read_mnist(folder)
+    which = np.concatenate([np.flatnonzero(labels == c)[:128] for c in range(SENDERS)])
+    x = jnp.asarray(images[which].reshape(len(which), -1) / np.float32(255))
+    data = dict.fromkeys(("train", "validation", "held_out"), (x, jnp.asarray(labels[which])))
+
+    def init(key):
+        return {"w": normal(key, (x.shape[1], SENDERS), 0.01), "b": jnp.zeros(SENDERS)}
+
+    def loss(params, batch):
+        logits = batch[0] @ params["w"] + params["b"]
+        return entropy(logits, batch[1]) + 1e-3 * jnp.square(params["w"]).sum()
+
+    return Task("split", init, loss, lambda data, key: data, data, steps, False, math.inf, 1.0)
 
 
 def read_mnist(folder: Path):
@@ -145,35 +177,6 @@ def read_mnist(folder: Path):
     ]
     labels = [read(f"{name}-labels-idx1-ubyte.gz", 8) for name in ("train", "t10k")]
     return *images, *labels
-
-
-def digits_task(images, judged, labels, judged_labels, steps, *, split):
-    cut = len(images) * 5 // 6
-    classes = SENDERS if split else 10
-
-    def some(images, labels, count=2000):
-        chosen = np.flatnonzero(labels < classes)[:count]
-        return jnp.asarray(images[chosen]), jnp.asarray(labels[chosen])
-
-    # Indices of each sender's own, as many for all.
-    own = [np.flatnonzero(labels[:cut] == c) for c in range(classes)] if split else [np.arange(cut)]
-    least = min(map(len, own))
-    own = jnp.asarray(np.stack([index[:least] for index in own]))
-
-    def draw(data, key):
-        images, labels = data
-        which = jax.random.randint(key, (SENDERS, IMAGES), 0, own.shape[1])
-        which = own[jnp.arange(SENDERS)[:, None] if split else 0, which].reshape(-1)
-        return images[which], labels[which]
-
-    data = {
-        "train": (jnp.asarray(images[:cut]), jnp.asarray(labels[:cut])),
-        "validation": some(images[cut:], labels[cut:]),
-        "held_out": some(judged, judged_labels),
-    }
-    return Task(
-        "split" if split else "mnist", cnn_init, cnn_loss, draw, data, steps, not split, 0.125
-    )
 
 
 def cnn_init(key):

@@ -23,6 +23,7 @@ def task():
         data,
         20,
         True,
+        1.0,
         0.25,
     )
 
