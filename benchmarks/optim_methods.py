@@ -133,6 +133,15 @@ METHODS = {
     "dgc 1.6 % bfloat16": Method(
         plain(optim.dgc, AXIS, 0.016, compressor=lambda share: half(optim.top_k(share)))
     ),
+    "dgc 1 % bfloat16 warm-up": Method(
+        lambda rate, steps: plain(
+            optim.dgc,
+            AXIS,
+            0.01,
+            warm_up=steps // 60,
+            compressor=lambda share: half(optim.top_k(share)),
+        )(rate, steps)
+    ),
     # Linear: sums on the way.
     "count_sketch 5 % + EF": Method(linear("count_sketch"), start=0.25),
     "srht 5 % + EF": Method(linear("srht"), start=0.5),

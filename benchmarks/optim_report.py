@@ -81,6 +81,15 @@ def verdict(holds, text):
     return f"{'holds' if holds else 'DOES NOT HOLD'}: {text}"
 
 
+def within(row, percent, text):
+    """Whether a row's excess is at most so much; open where two standard errors do not tell."""
+    excess, error = row["excess_percent"], row["error_percent"]
+    line = f"{text}: {excess:+.2f} ± {error:.2f} % at {row['ratio']:.1f} x"
+    if excess > percent and excess - 2 * error <= percent:
+        return f"open: {line}"
+    return verdict(excess <= percent, line)
+
+
 def claims(found):
     """Sentences that begin with a verdict, of those rows that are there."""
     lines = []
@@ -96,15 +105,8 @@ def claims(found):
             if best is None:
                 lines.append(verdict(False, f"{task}: no row of {family} sends {least} x less"))
                 continue
-            row = mine[best]
-            lines.append(
-                verdict(
-                    row["excess_percent"] <= 1,
-                    f"{task}: {best} within 1 % of uncompressed at {least} x fewer bytes or more: "
-                    f"{row['excess_percent']:+.2f} ± {row['error_percent']:.2f} % at "
-                    f"{row['ratio']:.1f} x",
-                )
-            )
+            text = f"{task}: {best} within 1 % of uncompressed at {least} x fewer bytes or more"
+            lines.append(within(mine[best], 1, text))
         pair = "sign alone", "sign + EF"
         if all(name in rows for name in pair):
             bare, fed = (rows[name]["excess_percent"] for name in pair)
@@ -118,14 +120,7 @@ def claims(found):
             )
         for name in ("adam8bit", "frugal"):
             if name in rows:
-                row = rows[name]
-                lines.append(
-                    verdict(
-                        row["excess_percent"] <= 0.5,
-                        f"{task}: {name} within 0.5 % of Adam: {row['excess_percent']:+.2f} ± "
-                        f"{row['error_percent']:.2f} %",
-                    )
-                )
+                lines.append(within(rows[name], 0.5, f"{task}: {name} within 0.5 % of Adam"))
     rows = {name.split()[0]: row for name, row in rows_of(found, "split").items()}
     if "error_feedback" in rows:
         plain = rows["error_feedback"]["excess_percent"]
