@@ -97,6 +97,7 @@ bench: $(READY) bench-peers
 	$(BIN)/python benchmarks/codecs.py $(if $(DATA),--data $(DATA)) --out benchmarks/results/codecs.json
 	$(BIN)/python -m benchmarks.quant_matmul --out benchmarks/results/quant_matmul.json
 	$(if $(DATA),$(BIN)/python -m benchmarks.weights --data $(DATA) $(if $(MINILM),--minilm $(MINILM)) --out benchmarks/results/weights.json)
+	$(if $(DATA),$(BIN)/python -m benchmarks.optim --data $(DATA) --only text,mnist,split,time --out benchmarks/results/optim.json --picture docs/optim.png)
 
 bench-peers: .venv-tfc/.ready .venv-peers/.ready
 

@@ -94,7 +94,7 @@ def claims(found):
     """Sentences that begin with a verdict, of those rows that are there."""
     lines = []
     for task in ("text", "mnist"):
-        rows = rows_of(found, task)
+        rows = {n: row for n, row in rows_of(found, task).items() if row["seeds"] > 1}
         for family, least in (("dgc", 16), ("ef21_momentum", 16), ("power_sgd", 16)) + (
             ("one_bit_adam", 4),
         ):
@@ -158,11 +158,27 @@ def draw(found, path):
             axis.plot(sent, curve, style, color=colours[i % 20], label=name, linewidth=1.3)
             axis.plot(sent[-1], curve[-1], "o", color=colours[i % 20], markersize=4)
         axis.set_xscale("log")
-        axis.set_yscale("log")
+        starts = [cell["held_out"][0] for cell in cells_of(found, task, "sgd").values()]
+        axis.set_ylim(top=1.25 * max(starts))
+        if task == "mnist":  # a loss that goes towards zero
+            axis.set_yscale("log")
         axis.set_title(f"{task}: 8 senders, mean of three seeds", loc="left", fontsize=10)
         axis.set_xlabel("MB sent by one device")
         axis.set_ylabel(f"held-out loss, {UNITS[task]}")
         axis.grid(alpha=0.3, which="both")
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+    lines = {
+        label: line
+        for axis in axes[0]
+        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    order = [name for name in METHODS if name in lines]
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.legend(
+        [lines[name] for name in order],
+        order,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        fontsize=8,
+        frameon=False,
+    )
+    figure.savefig(path, dpi=100, bbox_inches="tight")
