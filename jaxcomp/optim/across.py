@@ -2,8 +2,9 @@
 
 Every sender's own part becomes the mean of all: means over senders stay what they were, and so what
 error feedback owes, and EF21's references with the mean that all share. Shards of a sum, as the
-second half of compressed_mean keeps them, are laid end to end and cut anew. The losses are those of
-another number of senders: not the same to the last bit.
+second half of compressed_mean keeps them, are laid end to end and cut anew. Counts, which have no
+mean, are those of the first sender; codes of 8 bits that differ are refused. The losses are those
+of another number of senders: not the same to the last bit.
 """
 
 from typing import Any
@@ -44,6 +45,11 @@ def _dealt(old: jax.Array, new: Any) -> jax.Array:
     """One array [senders, ...] for as many senders as new has."""
     if old.shape[1:] == new.shape[1:]:
         floating = jnp.issubdtype(old.dtype, jnp.floating)
+        if old.dtype.itemsize == 1 and not (old == old[:1]).all():
+            raise UnsupportedInput(
+                f"expected arrays that have a mean, got codes {old.dtype}{old.shape} that differ "
+                "between senders; go on with as many senders, or keep float32, as adam does"
+            )
         mean = old.mean(0).astype(old.dtype) if floating else old[0]
         return jnp.broadcast_to(mean, new.shape)
     (senders, *middle, size), (count, *others, length) = old.shape, new.shape

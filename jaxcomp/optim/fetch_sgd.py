@@ -30,6 +30,7 @@ from jaxcomp.optim.exchange import dense_nbytes, reduce_nbytes
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.places import count_of
 from jaxcomp.optim.random import fold
+from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
 from jaxcomp.tree import path_text
 
@@ -91,6 +92,8 @@ def fetch_sgd(
 
     def update(updates, state, params=None):
         leaves, structure = jax.tree.flatten(updates)
+        if params is not None:
+            check_shapes(leaves, params)
         found, sent, dense = [], 0, 0
         for i, (g, width) in enumerate(zip(leaves, widths(updates), strict=True)):
             dense += dense_nbytes(g, (axis_name,))

@@ -24,8 +24,8 @@ class Log(NamedTuple):
 
 def start() -> Log:
     """Of no step."""
-    none = jnp.zeros((), jnp.int32)
-    return Log(none, none, jnp.zeros((2, 2), jnp.uint32), PerSender(jnp.zeros(())))
+    count, skipped = (jnp.zeros((), jnp.int32) for _ in range(2))  # no buffer is donated twice
+    return Log(count, skipped, jnp.zeros((2, 2), jnp.uint32), PerSender(jnp.zeros(())))
 
 
 def step(log: Log, finite: jax.Array, error_norm: jax.Array, sent: int, dense: int) -> Log:

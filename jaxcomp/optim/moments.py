@@ -28,6 +28,7 @@ from jaxcomp.kernels import adam8bit as kernel
 from jaxcomp.kernels.adam8bit import Moment
 from jaxcomp.kernels.adam8bit_lax import LARGEST
 from jaxcomp.kernels.dynamic_map import Map, encode
+from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.tree import path_text
 
 SMALL = 4096  # entries below which a leaf is not worth its scales; bitsandbytes' number
@@ -127,6 +128,8 @@ def _zeros(shape: tuple[int, ...], map: Map, block: int) -> Moment:
 
 
 def _in_blocks(rule, maps, block, g, old, numbers):
+    if maps[0].bits == 8:
+        check_shapes(g, old[0].codes)
     lead, n, filling = layout(g.shape, block)
 
     def laid(x):
@@ -147,6 +150,7 @@ def _in_blocks(rule, maps, block, g, old, numbers):
 
 
 def _in_float32(rule, maps, block, g, old, numbers):
+    check_shapes(g, old[0])
     out, new = rule(g.astype(jnp.float32), old, numbers)
     fits = jnp.array([jnp.abs(x) <= LARGEST for x in new]).all(0)
     kept = tuple(jnp.where(fits, x, y) for x, y in zip(new, old, strict=True))
@@ -166,12 +170,15 @@ def state_shardings(state: Any, params: Any) -> Any:
 
     state: of optax with states of this folder inside, or what jax.eval_shape makes of its init.
     params: a tree of NamedShardings. Moments lie as their parameter; scales too where a shard of it
-    has whole blocks, else whole along that axis; all else is on every device.
+    has whole blocks, else whole along that axis. All else is on every device, moments of what is
+    no parameter too, as of the parts of frugal.
     """
     shardings, structure = jax.tree.flatten(params)
     everywhere = NamedSharding(shardings[0].mesh, PartitionSpec())
 
     def one(sharding, held):
+        if isinstance(held, tuple) and not isinstance(held, Moment):  # optax.masked has left it out
+            return held
         if not isinstance(held, Moment):
             return sharding
         mesh = sharding.mesh
@@ -188,9 +195,16 @@ def state_shardings(state: Any, params: Any) -> Any:
         fits = held.codes.ndim != held.scales.ndim or all(map(divides, names, held.codes.shape))
         return Moment(sharding if fits else scales, scales)
 
+    def follows(tree):
+        try:
+            held = structure.flatten_up_to(tree)
+        except (ValueError, TypeError):
+            return False
+        return not any(isinstance(m, list | dict) for m in held)
+
     def each(x):
-        if not isinstance(x, MomentsState):
-            return everywhere
+        if not isinstance(x, MomentsState) or not all(map(follows, x.moments)):
+            return jax.tree.map(lambda _: everywhere, x)
         trees = [
             structure.unflatten(
                 [one(s, m) for s, m in zip(shardings, structure.flatten_up_to(t), strict=True)]

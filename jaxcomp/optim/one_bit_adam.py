@@ -40,8 +40,10 @@ from jaxcomp.optim.leaves import (
     zeros_like,
 )
 from jaxcomp.optim.log import Log, start, step
+from jaxcomp.optim.moments import check_rate
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
+from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
 
 
@@ -81,6 +83,8 @@ def one_bit_adam(
             f"expected warm_up of at least 1 step, got {warm_up!r}; without it there is no second "
             "moment to divide by; a sixth of the steps is usual"
         )
+    for name, value in (("b1", b1), ("b2", b2)):
+        check_rate(name, value)
     exchange = meeting(method, "one_bit_adam")
     whole = dense_over(exchange.axes)
 
@@ -100,6 +104,7 @@ def one_bit_adam(
     def update(updates, state, params=None):
         structure, exchanges = of_leaves(updates, exchange, where)
         leaves = [jnp.asarray(g) for g in structure.flatten_up_to(updates)]
+        check_shapes(leaves, state.first)
         gradients = [g.astype(jnp.float32) for g in leaves]
         old_first, old_second = map(structure.flatten_up_to, (state.first, state.second))
         old_errors, old_states = structure.flatten_up_to(state.own.value[0]), state.own.value[1]

@@ -47,6 +47,7 @@ from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.own_params import Away, own_params
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
+from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
 
 # Douillard et al. 2023, section 3.1: the best of those that they tried.
@@ -121,6 +122,7 @@ def outer(
             )
         structure, exchanges = of_leaves(updates, exchange, where)
         leaves = [jnp.asarray(g) for g in structure.flatten_up_to(updates)]
+        check_shapes(leaves, params)
         old_inner, memory, states, missed = state.own.value
         old_away = structure.flatten_up_to(state.away.value.value)
         errors = structure.flatten_up_to(memory) if remembers else zeros_like(leaves)

@@ -71,8 +71,8 @@ def reduce_scatter(
     for a subtree. Leaves without the axis go to their mean as they are.
 
     init takes shards. memory: what e is kept in: identity(), float32, by default; quantized(INT8)
-    for a quarter of it. Where one device has a gradient that is not finite, all shards become NaN
-    and memories stay. The wire of a shard is that of a vector of its own.
+    for a quarter of it. Where one device has a gradient or a sum that is not finite, all shards
+    become NaN and memories stay. The wire of a shard is that of a vector of its own.
     """
     whole = dense_mean(axis_name)
     buffer = identity() if memory is None else memory
@@ -123,7 +123,8 @@ def reduce_scatter(
             errors.append(lost)
             more = _nbytes(compressor, g, axis, axis_name)
             sent_nbytes, dense = sent_nbytes + more[0], dense + more[1]
-        finite = all_finite(*leaves) if leaves else jnp.array(True)
+        # What is owed and what comes add up, beyond a float in the end: a shard's owner sees that.
+        finite = all_finite(*leaves, *outs) if leaves else jnp.array(True)
         finite = agree(finite, (axis_name,))
         pick = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
         error = jnp.sqrt(sum(errors, jnp.zeros(())))

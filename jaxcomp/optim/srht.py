@@ -26,7 +26,7 @@ def srht(density: float = 0.1, *, block: int = 4096, unbiased: bool = True) -> C
     """density: share of the entries, one of every 1 / density; float32, beside a key of 8 bytes.
 
     block: a power of two, of entries that are rotated together. unbiased=False is for error
-    feedback: what is drawn as it is, contraction 1 / m. A block with an entry that is not finite
+    feedback: what is drawn as it is, contraction 1 / m. An array with an entry that is not finite
     becomes NaN.
     """
     if type(block) is not int or block < LEAST or block & block - 1:

@@ -11,7 +11,7 @@ lie at random; on CPU and GPU it is exact.
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcomp.base import Compressor
+from jaxcomp.base import Compressor, UnsupportedInput
 from jaxcomp.optim.places import count_of, pack_places, unpack_places
 from jaxcomp.optim.wire import floats, keeps_nothing, restored, wire
 
@@ -23,6 +23,10 @@ def top_k(density: float = 0.01, *, recall: float | None = None) -> Compressor:
     order; None: exact.
     """
     count_of(1, density)
+    if recall is not None and not 0 < recall <= 1:
+        raise UnsupportedInput(
+            f"expected recall above 0 and at most 1, or None for all, got {recall}; 0.95, say"
+        )
 
     def compress(key, x, state):
         x = jnp.asarray(x)

@@ -47,10 +47,12 @@ from jaxcomp.optim.leaves import (
     zeros_like,
 )
 from jaxcomp.optim.log import Log, start, step
+from jaxcomp.optim.moments import check_rate
 from jaxcomp.optim.one_bit_adam import moving
 from jaxcomp.optim.own_params import Away
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
+from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
 
 LARGEST_DOUBLING = 30  # of an interval: more steps than an i32 counts
@@ -105,6 +107,8 @@ def zero_one_adam(
     for name, value in (given | {"local_doubling": local_doubling}).items():
         if type(value) is not int or value < 1:
             raise UnsupportedInput(f"expected {name} of at least 1, got {value!r}")
+    for name, value in (("b1", b1), ("b2", b2)):
+        check_rate(name, value)
     exchange = meeting(method, "zero_one_adam")
     whole = dense_over(exchange.axes)
     rate_of = learning_rate if callable(learning_rate) else lambda count: learning_rate
@@ -131,6 +135,7 @@ def zero_one_adam(
     def update(updates, state, params=None):
         structure, exchanges = of_leaves(updates, exchange, where)
         leaves = [jnp.asarray(g) for g in structure.flatten_up_to(updates)]
+        check_shapes(leaves, state.first)
         gradients = [g.astype(jnp.float32) for g in leaves]
         wholes = [whole] * len(leaves)
         first, second, away, own, errors = map(

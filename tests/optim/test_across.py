@@ -53,6 +53,12 @@ def test_means_stay_and_shards_are_cut_anew():
     assert again.log.count == 2
 
 
+def test_codes_that_differ_have_no_mean():
+    state = optim.PerSender({"codes": jnp.arange(2, dtype=jnp.uint8)[:, None], "n": jnp.arange(2)})
+    with pytest.raises(UnsupportedInput, match="codes uint8"):
+        optim.across(state, jax.tree.map(lambda x: jnp.zeros((4, *x.shape[1:]), x.dtype), state))
+
+
 def test_states_of_something_else_are_refused():
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     state = optim.init(TRANSFORM, PARAMS, mesh, "data")

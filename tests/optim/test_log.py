@@ -17,6 +17,11 @@ def test_bytes_are_carried_from_word_to_word():
     assert (found.count, found.skipped, found.error_norm.value) == (5, 1, 4)
 
 
+def test_a_new_log_can_be_donated():
+    found = jax.jit(lambda x: x, donate_argnums=0)(log.start())
+    assert found.count == found.skipped == 0
+
+
 def test_the_error_of_a_skipped_step_is_that_of_the_one_before():
     found = log.step(log.start(), jnp.array(True), jnp.float32(3), 0, 0)
     found = log.step(found, jnp.array(False), jnp.float32(jnp.nan), 0, 0)

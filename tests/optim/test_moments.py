@@ -138,6 +138,20 @@ def test_a_state_lies_as_its_parameters_do():
     assert not re.search(r" (all-|reduce-scatter|collective-permute)[a-z\-]*\(", text)
 
 
+def test_what_is_no_parameter_lies_everywhere_and_what_is_masked_is_left_out():
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+    params = {"w": jnp.ones((16, 256)), "b": jnp.ones(8)}
+    cut = NamedSharding(mesh, P("a"))
+    for transform in (
+        optax.masked(optim.adam8bit(1e-3), {"w": True, "b": False}),
+        optim.frugal(1e-3),
+    ):
+        shapes = jax.eval_shape(transform.init, params)
+        found = optim.state_shardings(shapes, {"w": cut, "b": cut})
+        assert jax.tree.structure(found) == jax.tree.structure(shapes)
+        jax.jit(transform.init, out_shardings=found).lower(params)
+
+
 def test_refusals():
     with pytest.raises(UnsupportedInput, match="block, a multiple of 16, got 100"):
         optim.adam8bit(1e-3, block=100)

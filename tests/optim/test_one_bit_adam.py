@@ -1,5 +1,6 @@
 """1-bit Adam: optax.adam while it warms up, Adam with a fixed second moment as its limit."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -57,6 +58,25 @@ def test_what_had_no_gradient_does_not_step_and_both_phases_are_counted():
 def test_no_warm_up_is_refused():
     with pytest.raises(UnsupportedInput, match="warm_up of at least 1"):
         optim.one_bit_adam(0.1, optim.dense_mean("data"), warm_up=0)
+    with pytest.raises(UnsupportedInput, match="b2 of at least 0 and below 1"):
+        optim.one_bit_adam(0.1, optim.dense_mean("data"), warm_up=1, b2=1.0)
+
+
+def test_whole_gradients_of_shards_are_refused_by_all_that_meet():
+    mean = optim.dense_mean("data")
+    for method in (
+        optim.one_bit_adam(0.1, mean, warm_up=1),
+        optim.zero_one_adam(0.1, mean, freeze=1),
+        optim.outer(optax.sgd(0.1), mean, every=1),
+        optim.fetch_sgd("data"),
+        optim.adam8bit(0.1),
+    ):
+
+        def run(x, method=method):
+            return method.update(x, method.init(x[:1]), x[:1])[0]
+
+        with pytest.raises(UnsupportedInput, match=r"expected an array of the shape \(1, 4\)"):
+            jax.eval_shape(jax.vmap(run, axis_name="data"), jnp.ones((2, 2, 4)))
 
 
 def test_signs_of_momentum_come_as_near_as_adam_where_adam_of_signs_does_not():

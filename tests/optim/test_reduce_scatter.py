@@ -143,6 +143,25 @@ def test_feedback_sends_all_in_the_end_and_bad_gradients_stay_out_of_it():
     assert (after.log.skipped == 1).all()
 
 
+def test_sums_beyond_a_float_stay_out_of_memories():
+    transform = optim.reduce_scatter(optim.top_k(0.5), "shard", {"w": PartitionSpec("shard")})
+    of_one = np.array([[3e38, 2.5e38], [0, 0]], np.float32)  # what waits comes to 5e38
+
+    def run(g):
+        g = {"w": g}
+        state = transform.init(g)
+        outs = []
+        for given in (g, g, jax.tree.map(jnp.zeros_like, g)):
+            out, state = transform.update({"w": jnp.tile(given["w"], 2)}, state)
+            outs.append(out["w"])
+        return jnp.stack(outs), state
+
+    outs, state = jax.jit(jax.vmap(run, axis_name="shard"))(of_one)
+    assert np.isnan(outs[:, 1]).all() and np.isfinite(outs[:, 2]).all()
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.own))
+    assert (state.log.skipped == 1).all()
+
+
 def test_the_traffic_is_that_of_the_report_and_the_collective_is_of_integers():
     transform = optim.reduce_scatter(optim.quantized(INT8), "shard", SPECS)
 

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxcomp import optim
+from jaxcomp import UnsupportedInput, optim
 from tests.checks_optim import check_compressor
 from tests.optim.inputs import hard
 
@@ -34,3 +35,8 @@ def test_the_approximate_one_finds_most_of_it():
     )(x)
     assert jnp.square(kept).sum() >= 0.9 * jnp.square(best).sum()
     assert ((kept == 0) | (kept == x)).all()
+
+
+def test_impossible_options_are_named():
+    with pytest.raises(UnsupportedInput, match="recall above 0 and at most 1"):
+        optim.top_k(0.05, recall=1.5)
