@@ -30,7 +30,7 @@ from jaxcomp.optim.exchange import (
 )
 from jaxcomp.optim.identity import identity
 from jaxcomp.optim.random import fold
-from jaxcomp.optim.wire import wire_nbytes
+from jaxcomp.optim.wire import narrowed, wire_nbytes
 
 SECOND = (1 << 31) - 1  # beside the numbers of shards: the key of the second half
 
@@ -65,7 +65,7 @@ def compressed_mean(
         own = sender_key(key, axis_name)
         sent, total, first = scatter(compressor, own, x, first, axis_name)
         message = total / lax.axis_size(axis_name) + (error if remembers else 0)
-        wire, last = second.compress(fold(own, SECOND), message.astype(x.dtype), last)
+        wire, last = second.compress(fold(own, SECOND), narrowed(message, x.dtype), last)
         if remembers:
             error = message - second.decompress(wire).astype(jnp.float32)
         rows = jax.vmap(second.decompress)(gather(wire, axis_name))

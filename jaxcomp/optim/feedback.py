@@ -33,7 +33,7 @@ from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
 from jaxcomp.optim.sharded import check_shapes
-from jaxcomp.optim.wire import all_finite
+from jaxcomp.optim.wire import all_finite, narrowed
 from jaxcomp.tree import path_text
 
 
@@ -118,7 +118,7 @@ def feedback(
         wide = g.astype(jnp.float32)
         held = memory if before is None else before(wide, memory)
         x = message(wide, held, shared)
-        sent, mean, after = e.mean(key, x.astype(g.dtype), inner)
+        sent, mean, after = e.mean(key, narrowed(x, g.dtype), inner)
         ends = result if unchosen is None or e is exchange else unchosen
         out, kept, same = ends(x, sent, mean, held, shared)
         fine = agreed & all_finite(out)  # sums can overflow

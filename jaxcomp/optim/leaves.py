@@ -13,6 +13,7 @@ from jaxcomp.base import Compressor, Exchange, UnsupportedInput
 from jaxcomp.optim.compressed_mean import dense_over
 from jaxcomp.optim.exchange import dense_nbytes, exchange_of
 from jaxcomp.optim.random import fold
+from jaxcomp.optim.wire import narrowed
 from jaxcomp.tree import path_text
 
 
@@ -56,7 +57,7 @@ def mean_all(
     """
     keys = fold(key, jnp.arange(len(leaves)))
     found = [
-        e.mean(keys[i], x.astype(leaf.dtype), state)
+        e.mean(keys[i], narrowed(x, leaf.dtype), state)
         for i, (e, x, leaf, state) in enumerate(
             zip(exchanges, messages, leaves, states, strict=True)
         )

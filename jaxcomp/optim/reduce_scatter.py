@@ -45,7 +45,7 @@ from jaxcomp.optim.identity import identity
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
-from jaxcomp.optim.wire import all_finite, wire_nbytes
+from jaxcomp.optim.wire import all_finite, narrowed, wire_nbytes
 from jaxcomp.tree import path_text
 
 
@@ -143,7 +143,7 @@ def _scatter(compressor, key, x, dtype, axis, state, axis_name):
     """(what was sent f32 like x, f32 shard of the mean, state)"""
     count = lax.axis_size(axis_name)
     front = jnp.moveaxis(x, axis, 0)
-    sent, total, state = scatter(compressor, key, front.astype(dtype), state, axis_name)
+    sent, total, state = scatter(compressor, key, narrowed(front, dtype), state, axis_name)
     shard = (total / count).reshape(front.shape[0] // count, *front.shape[1:])
     return jnp.moveaxis(sent, 0, axis), jnp.moveaxis(shard, 0, axis), state
 

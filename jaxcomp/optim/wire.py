@@ -70,6 +70,17 @@ def floats(x: ArrayLike) -> Float32[Array, " size"]:
     return x.astype(jnp.float32).reshape(-1)
 
 
+def narrowed(x: Float32[Array, "*shape"], dtype: Any) -> Float[Array, "*shape"]:
+    """In the dtype that is sent. What is finite stays so: beyond float16, its largest.
+
+    Memories of feedback, else, could grow to what can never be sent.
+    """
+    if jnp.finfo(dtype).maxexp < jnp.finfo(jnp.float32).maxexp:
+        most = float(jnp.finfo(dtype).max)
+        x = jnp.where(jnp.isfinite(x), jnp.clip(x, -most, most), x)
+    return x.astype(dtype)
+
+
 def restored(flat: Float[Array, "..."], of: Wire) -> jax.Array:
     """The first entries, as many as the wire stands for, in its shape and dtype."""
     return flat.reshape(-1)[: of.size].reshape(of.shape).astype(of.dtype)

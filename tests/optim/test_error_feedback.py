@@ -37,3 +37,19 @@ def test_all_that_is_not_sent_is_kept():
         total = total + out
     np.testing.assert_allclose(total + state.own.value[0], CENTRES[:3].sum(0), rtol=1e-5)
     assert np.count_nonzero(out) == 4
+
+
+def test_what_waits_beyond_float16_is_sent_in_parts():
+    transform = optim.error_feedback(optim.top_k(0.02))
+    g = jnp.full(50, 3000.0, jnp.float16)  # one of 50 a step: 150000 wait, and 65504 can go
+
+    def move(state, _):
+        out, state = transform.update(g, state)
+        return state, out
+
+    state, outs = jax.lax.scan(move, transform.init(g), None, 100)
+    assert np.isfinite(outs).all() and state.log.skipped == 0
+    total = outs.astype(jnp.float32).sum(0) + state.own.value[0]
+    np.testing.assert_allclose(total, np.full(50, 3e5), rtol=1e-5)
+    bad, _ = transform.update(g.at[0].set(jnp.inf), state)
+    assert not np.isfinite(bad).all()
