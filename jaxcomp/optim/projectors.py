@@ -103,7 +103,7 @@ def by_svd() -> Projector:
 
     def init(leaf, density):
         side = min(_matrix(leaf).shape)
-        return jnp.zeros((side, _count(side, density)))
+        return jnp.eye(side, _count(side, density))  # rows, until there is a gradient to ask
 
     def choose(key, g, part):
         wide = _wide(g)

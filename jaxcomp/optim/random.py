@@ -12,22 +12,35 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float32, UInt32
 
-from jaxcomp.base import random_bits
+from jaxcomp.base import UnsupportedInput, random_bits
 
 FRACTION_BITS = 24  # what a float32 in [0, 1) holds
 
 
-@jax.jit  # traced once, wherever it is used
 def fold(key: ArrayLike, *numbers: ArrayLike) -> UInt32[Array, "*shape 2"]:
     """The key of a key u32[2] and of integers: a step, the number of a leaf, the index of a sender.
 
     An array of integers in the last place makes as many keys. The same on every device and for
-    every version.
+    every version. UnsupportedInput for integers of more than 32 bits.
     """
+    return _folded(key, *map(_word, numbers))
+
+
+def _word(number):
+    if not isinstance(number, int):
+        return number
+    if not -(1 << 31) <= number < 1 << 32:
+        raise UnsupportedInput(f"expected a seed of at most 32 bits, got {number}; cut it off")
+    return np.uint32(number & 0xFFFFFFFF)  # jit takes integers for int32
+
+
+@jax.jit  # traced once, wherever it is used
+def _folded(key, *numbers):
     key = jnp.asarray(key, jnp.uint32)
     for number in numbers:
         a, b = random_bits((1, 0), key[0] + jnp.asarray(number).astype(jnp.uint32))

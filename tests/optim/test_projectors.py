@@ -63,3 +63,4 @@ def test_singular_vectors_of_what_is_not_finite_are_not_taken():
     g = jnp.ones((4, 8)).at[1, 2].set(jnp.nan)
     part = projector.init(g, 0.5)
     np.testing.assert_array_equal(projector.choose(KEY, g, part), part)
+    np.testing.assert_array_equal(part.T @ part, np.eye(2))  # what it has till then is a part too

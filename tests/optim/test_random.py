@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from jaxcomp import UnsupportedInput
 from jaxcomp.optim.random import fold, signs, uniform, words
 
 KEY = np.array([0x243F6A88, 0x85A308D3], np.uint32)
@@ -13,6 +15,13 @@ def test_golden_words():
     assert np.asarray(jax.jit(fold)(KEY, 7)).tolist() == [0xF814AD22, 0x15C95A0A]
     drawn = jax.jit(words, static_argnums=1)(KEY, (3,))
     assert np.asarray(drawn).tolist() == [0x72F00112, 0xE9C9C7D5, 0x6748F4E3]
+
+
+def test_seeds_have_32_bits():
+    both = [np.asarray(fold(KEY, seed)).tolist() for seed in (0xFFFFFFFF, -1)]
+    assert both[0] == both[1] != np.asarray(fold(KEY, 0x80000000)).tolist()
+    with pytest.raises(UnsupportedInput, match="a seed of at most 32 bits"):
+        fold(KEY, 1 << 32)
 
 
 def test_keys_of_steps_leaves_and_senders_are_all_different():
