@@ -13,6 +13,8 @@ errors are kept in units of steps.
 Gradients that are not finite go through, so that all see them, and leave all memories as they were:
 the next step goes on as if it had not been. Senders agree on that before anything else, by an
 all-reduce of 4 bytes: no leaf then waits for the others, and memories are written in their place.
+What follows should not remember them either: chain(error_feedback(...), apply_if_finite(adam(...),
+5)). Around this one optax.apply_if_finite lets each sender ask its own gradient; some do not meet.
 Memories are float32; what is sent has the dtype of the gradients, and what its rounding loses
 counts as not sent.
 """
