@@ -52,6 +52,12 @@ def _dealt(old: jax.Array, new: Any) -> jax.Array:
             )
         mean = old.mean(0).astype(old.dtype) if floating else old[0]
         return jnp.broadcast_to(mean, new.shape)
+    spec = getattr(getattr(new, "sharding", None), "spec", None) or (None,)
+    if isinstance(spec[0], tuple) and len(spec[0]) > 1:  # each axis cuts another vector
+        raise UnsupportedInput(
+            f"expected senders along one axis, to cut shards {old.shape[1:]} anew, got {spec[0]}; "
+            "go on with as many senders"
+        )
     (senders, *middle, size), (count, *others, length) = old.shape, new.shape
     # Shards are cut of one vector: the two lots differ by the zeros that fill up the last.
     if middle != others or abs(senders * size - count * length) >= max(senders, count):

@@ -59,6 +59,21 @@ def test_codes_that_differ_have_no_mean():
         optim.across(state, jax.tree.map(lambda x: jnp.zeros((4, *x.shape[1:]), x.dtype), state))
 
 
+def test_shards_of_several_axes_are_not_cut_anew():
+    transform = optim.error_feedback(
+        optim.hierarchical(optim.compressed_mean(optim.sign(), "slices"), "chips")
+    )
+
+    def shapes(*counts):
+        devices = np.array(jax.devices()[: counts[0] * counts[1]]).reshape(counts)
+        axes = ("slices", "chips")
+        return optim.shapes(transform, {"w": jnp.zeros(12)}, Mesh(devices, axes), axes)
+
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes(2, 2))
+    with pytest.raises(UnsupportedInput, match="senders along one axis"):
+        optim.across(state, shapes(1, 2))
+
+
 def test_states_of_something_else_are_refused():
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     state = optim.init(TRANSFORM, PARAMS, mesh, "data")
