@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.optim import dense_mean, wire_nbytes
+from tests.compiling import optimised
 
 KEYS = 128  # that a mean over keys is of
 
 
+@optimised(True)
 def check_compressor(compressor: Any, inputs: np.ndarray) -> np.ndarray:
     """A Compressor of jaxcomp.optim keeps the law of its folder on inputs f32[n, even size].
 
@@ -59,6 +61,7 @@ def check_compressor(compressor: Any, inputs: np.ndarray) -> np.ndarray:
     return mean
 
 
+@optimised(True)
 def check_exchange(make: Any, inputs: np.ndarray) -> np.ndarray:
     """An Exchange of jaxcomp.optim keeps the law of its folder; make("senders") builds it.
 
@@ -97,6 +100,7 @@ def check_exchange(make: Any, inputs: np.ndarray) -> np.ndarray:
     return mean[0]
 
 
+@optimised(True)
 def check_rounds(make: Any) -> None:
     """A Rounds of jaxcomp.optim keeps its law; make(exchange, local_rate=0.2) builds it.
 

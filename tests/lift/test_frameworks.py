@@ -12,6 +12,8 @@ from flax import nnx
 import jaxcomp as jc
 from tests.lift.cases import dense
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 WIDTH, LAYERS = 32, 3
 TOKENS = np.array([[1, 5, 2, 0], [7, 7, 3, 4]])
 KEY = jax.random.key(0)

@@ -24,6 +24,7 @@ def run(method, case=LAYER):
     return method.compress(case.w, case.statistics, (-1,))
 
 
+@pytest.mark.usefixtures("quick")
 def test_at_two_bits_outputs_are_closer_than_those_of_k_means_and_gptq():
     found, start = run(aqlm(**TWO_BITS)), run(aqlm(turns=0, **TWO_BITS))
     assert found.nbytes == start.nbytes == 256 * 256 // 4 + 2 * 16 * 2
@@ -35,6 +36,7 @@ def test_at_two_bits_outputs_are_closer_than_those_of_k_means_and_gptq():
         assert LAYER.objective(found) < 0.6 * LAYER.objective(near)
 
 
+@pytest.mark.usefixtures("quick")
 def test_error_falls_with_every_bit_and_book():
     one, two, pairs = (run(aqlm(**o), SMALL) for o in (FOURS | {"books": 1}, FOURS, PAIRS))
     off = [SMALL.objective(leaf) / SMALL.objective(0 * SMALL.w) for leaf in (one, two, pairs)]

@@ -33,6 +33,7 @@ def run(method, case=LAYER):
     return method.compress(case.w, case.statistics, (-1,))
 
 
+@pytest.mark.usefixtures("quick")
 def test_each_part_lowers_the_error_of_the_output():
     methods = {
         "rtn": rtn(INT3, clip=True),
@@ -134,6 +135,7 @@ def test_codes_move_to_the_best_neighbour_of_each_input_in_turn():
     )
 
 
+@pytest.mark.usefixtures("quick")
 def test_scanned_layers_have_codebooks_of_their_own_and_compile_once():
     params = {"w": jnp.stack([LAYER.w.T, mixed(96, 64).T])}
 

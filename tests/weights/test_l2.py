@@ -15,6 +15,8 @@ from jaxcomp.io.weights_file import weights_bytes
 from jaxcomp.weights.entropy_constrained import entropy_constrained
 from jaxcomp.weights.l2 import GRID, counted_bits, l2
 
+pytestmark = pytest.mark.usefixtures("quick_file")
+
 MODULE = importlib.import_module("jaxcomp.weights.l2")
 RNG = np.random.default_rng(0)
 SHAPES = {"first": (32, 128), "middle": (128, 128), "last": (128, 32)}

@@ -23,6 +23,7 @@ def run(method, case=LAYER):
     return method.compress(case.w, case.statistics, (-1,))
 
 
+@pytest.mark.usefixtures("quick")
 def test_learned_powers_beat_searched_ones_and_these_integers():
     leaves = {
         "integers": run(rtn(INT3, clip=True, norm=2.0)),
@@ -96,6 +97,7 @@ def test_the_best_of_all_steps_is_kept():
     np.testing.assert_array_equal(best.codes, start.codes)
 
 
+@pytest.mark.usefixtures("quick")
 def test_scanned_layers_and_a_second_weight_share_one_program():
     params = {"w": jnp.stack([LAYER.w.T, layer(48, 80, 1, seed=1).w.T])}
 
