@@ -11,7 +11,8 @@ chips as two slices of 256, where only what is between slices is compressed. Of 
               traced step. Kinds and dtypes of collectives of the compiled program, with the bytes
               of their results, are stored beside it
     memory    of one chip: arguments (parameters, state, batch), and the most alive at once
-    links     seconds that those bytes take, no other work beside them
+    links     seconds that those bytes take, no other work beside them; what goes over two axes at
+              once, as psum over all chips, at the speed of the slower: dense_mean is its peer there
     estimate  the compiler's own for the step (optimal_seconds), stored as it is; below 0 for
               programs with loops over layers, of which it says nothing
 

@@ -1,4 +1,4 @@
-"""Gradients in few bytes: compressors of what is sent, and error feedback around them."""
+"""Training in few bytes: what senders tell each other, and what optimizers keep."""
 
 from typing import TYPE_CHECKING
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.optim.senders import PerSender, is_own
+from jaxcomp.optim.senders import PerSender, Shard, is_own
 
 
 def across(state: Any, like: Any) -> Any:
@@ -31,9 +31,7 @@ def across(state: Any, like: Any) -> Any:
 
     def one(old, new):
         if is_own(old):
-            return PerSender(
-                jax.tree.map(lambda x, y: _placed(_dealt(x, y), y), old.value, new.value)
-            )
+            return PerSender(jax.tree.map(_dealt, old.value, new.value, is_leaf=_is_shard))
         if old.shape != new.shape:
             raise _unlike(old, new)
         return _placed(old, new)
@@ -41,25 +39,37 @@ def across(state: Any, like: Any) -> Any:
     return jax.tree.map(one, state, like, is_leaf=is_own)
 
 
-def _dealt(old: jax.Array, new: Any) -> jax.Array:
-    """One array [senders, ...] for as many senders as new has."""
-    if old.shape[1:] == new.shape[1:]:
-        floating = jnp.issubdtype(old.dtype, jnp.floating)
-        if old.dtype.itemsize == 1 and not (old == old[:1]).all():
-            raise UnsupportedInput(
-                f"expected arrays that have a mean, got codes {old.dtype}{old.shape} that differ "
-                "between senders; go on with as many senders, or keep float32, as adam does"
-            )
-        mean = old.mean(0).astype(old.dtype) if floating else old[0]
-        return jnp.broadcast_to(mean, new.shape)
-    spec = getattr(getattr(new, "sharding", None), "spec", None) or (None,)
-    if isinstance(spec[0], tuple) and len(spec[0]) > 1:  # each axis cuts another vector
+def _is_shard(x: Any) -> bool:
+    return isinstance(x, Shard)
+
+
+def _dealt(old: Any, new: Any) -> Any:
+    """One array [senders, ...], or a Shard of one, for as many senders as new has."""
+    if _is_shard(old):
+        return Shard(_placed(_cut(old.value, new.value), new.value))
+    if old.shape[1:] != new.shape[1:]:
+        raise _unlike(old, new)
+    if old.dtype.itemsize == 1 and not (old == old[:1]).all():
         raise UnsupportedInput(
-            f"expected senders along one axis, to cut shards {old.shape[1:]} anew, got {spec[0]}; "
-            "go on with as many senders"
+            f"expected arrays that have a mean, got codes {old.dtype}{old.shape} that differ "
+            "between senders; go on with as many senders, or keep float32, as adam does"
         )
+    floating = jnp.issubdtype(old.dtype, jnp.floating)
+    mean = old.mean(0).astype(old.dtype) if floating else old[0]
+    return _placed(jnp.broadcast_to(mean, new.shape), new)
+
+
+def _cut(old: jax.Array, new: Any) -> jax.Array:
+    """Shards [senders, ..., size] of a vector, cut anew for as many senders as new has."""
+    for each in (old, new):
+        spec = getattr(getattr(each, "sharding", None), "spec", None) or (None,)
+        if isinstance(spec[0], tuple) and len(spec[0]) > 1:  # each axis cuts another vector
+            raise UnsupportedInput(
+                f"expected senders along one axis, to cut shards {old.shape[1:]} anew, got "
+                f"{spec[0]}; go on with as many senders"
+            )
     (senders, *middle, size), (count, *others, length) = old.shape, new.shape
-    # Shards are cut of one vector: the two lots differ by the zeros that fill up the last.
+    # The two lots differ by the zeros that fill up the last shard.
     if middle != others or abs(senders * size - count * length) >= max(senders, count):
         raise _unlike(old, new)
     whole = jnp.moveaxis(old, 0, -2).reshape(*middle, senders * size)

@@ -12,7 +12,7 @@ from jaxcomp.optim.feedback import feedback
 
 
 def compressed(method: Compressor | Exchange, **options: Any) -> optax.GradientTransformation:
-    """What gradients become on the wire. Options seed, where and axis_name as in feedback."""
+    """What gradients become on the wire. Options as those of feedback."""
 
     def message(gradient, memory, shared):
         return gradient

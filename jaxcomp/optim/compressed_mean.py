@@ -21,6 +21,7 @@ from jaxcomp.base import Compressor, Exchange
 from jaxcomp.optim.exchange import (
     add_up,
     alone,
+    check_axis,
     gather,
     gather_nbytes,
     sender_key,
@@ -30,6 +31,7 @@ from jaxcomp.optim.exchange import (
 )
 from jaxcomp.optim.identity import identity
 from jaxcomp.optim.random import fold
+from jaxcomp.optim.senders import Shard
 from jaxcomp.optim.wire import narrowed, wire_nbytes
 
 SECOND = (1 << 31) - 1  # beside the numbers of shards: the key of the second half
@@ -47,6 +49,7 @@ def compressed_mean(
     remembers: whether e is kept, f32 of one shard; False is for unbiased compressors without
     feedback. A shard is compressed as a vector of its own.
     """
+    check_axis(axis_name)
     second = compressor if second is None else second
 
     def shard(x):
@@ -57,17 +60,17 @@ def compressed_mean(
         zeros = jnp.zeros(shard(x).shape, x.dtype)
         count = lax.axis_size(axis_name)
         first = jax.tree.map(lambda part: jnp.stack([part] * count), compressor.init(zeros))
-        error = jnp.zeros(zeros.shape, jnp.float32) if remembers else ()
+        error = Shard(jnp.zeros(zeros.shape, jnp.float32)) if remembers else ()
         return first, second.init(zeros), error
 
     def mean(key, x, state):
         first, last, error = state
         own = sender_key(key, axis_name)
         sent, total, first = scatter(compressor, own, x, first, axis_name)
-        message = total / lax.axis_size(axis_name) + (error if remembers else 0)
+        message = total / lax.axis_size(axis_name) + (error.value if remembers else 0)
         wire, last = second.compress(fold(own, SECOND), narrowed(message, x.dtype), last)
         if remembers:
-            error = message - second.decompress(wire).astype(jnp.float32)
+            error = Shard(message - second.decompress(wire).astype(jnp.float32))
         rows = jax.vmap(second.decompress)(gather(wire, axis_name))
         out = rows.astype(jnp.float32).reshape(-1)[: x.size].reshape(x.shape)
         return sent, out, (first, last, error)

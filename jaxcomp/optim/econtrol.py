@@ -29,7 +29,7 @@ def econtrol(
 
     pace, of ours: h moves by pace * D; 1 is the paper's, and 0 with eta = 1 is error_feedback.
     State: FeedbackState, whose memory of a leaf is the pair (e, h), and with an exchange the mean
-    of all h as what is shared. Options seed, where, axis_name as in feedback.
+    of all h as what is shared. Options seed, where, layers, axis_name as in feedback.
     """
     for name, value in (("eta", eta), ("pace", pace)):
         if not 0 <= value <= 1:

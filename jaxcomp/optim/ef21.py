@@ -20,7 +20,7 @@ def ef21(method: Compressor | Exchange, **options: Any) -> optax.GradientTransfo
     """For compressors with a contraction: top_k, sign, quantized, ...
 
     State: FeedbackState, whose memory is h, and with an exchange the mean of all h as what is
-    shared. Options seed, where, axis_name as in feedback.
+    shared. Options seed, where, layers, axis_name as in feedback.
     """
     meets = isinstance(method, Exchange)
 

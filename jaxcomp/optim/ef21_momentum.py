@@ -24,7 +24,7 @@ def ef21_momentum(
 
     It is the momentum of what follows: follow it by plain sgd. State: FeedbackState, whose memory
     of a leaf is the pair (v, h), and with an exchange the mean of all h as what is shared. Options
-    seed, where, axis_name as in feedback.
+    seed, where, layers, axis_name as in feedback.
     """
     if not 0 < eta <= 1:
         raise UnsupportedInput(

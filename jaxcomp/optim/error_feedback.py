@@ -19,8 +19,9 @@ from jaxcomp.optim.feedback import feedback
 def error_feedback(method: Compressor | Exchange, **options: Any) -> optax.GradientTransformation:
     """For compressors with a contraction; of unbiased ones take those of least error.
 
-    State: FeedbackState, whose memory is e. Options seed, where, axis_name as in feedback. Senders
-    with unlike data: a constant step leaves them a step's length from the minimum; see ef21.
+    State: FeedbackState, whose memory is e. Options seed, where, layers, axis_name as in feedback.
+    Senders with unlike data: a constant step leaves them a step's length from the minimum; see
+    ef21.
     """
 
     def message(gradient, error, shared):

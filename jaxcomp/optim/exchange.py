@@ -46,6 +46,15 @@ def alone(compressor: Compressor, axis_name: str | None = None) -> Exchange:
     return Exchange(compressor.init, mean, nbytes, (), compressor.name)
 
 
+def check_axis(axis_name: Any) -> None:
+    """UnsupportedInput for what is not the name of one axis."""
+    if not isinstance(axis_name, str):
+        raise UnsupportedInput(
+            f"expected the name of one axis, got {axis_name!r}; of two axes, see hierarchical, "
+            "power_sgd and summed"
+        )
+
+
 def sender_key(key: ArrayLike, axis_name: str) -> jax.Array:
     """The key of this sender along the axis."""
     return fold(key, lax.axis_index(axis_name))

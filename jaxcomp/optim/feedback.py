@@ -82,7 +82,8 @@ def feedback(
     without, alike.
     """
     exchange = exchange_of(method, axis_name)
-    whole = dense_over(exchange.axes)
+    whole, lone = dense_over(exchange.axes), not exchange.axes
+    asked = (axis_name,) if lone and axis_name is not None else exchange.axes
 
     def of_leaves(params):
         """The structure, and of each leaf its exchange and its number of layers, 0 for a leaf."""
@@ -141,8 +142,8 @@ def feedback(
         memory = structure.flatten_up_to(own_memory) if remembers else none
         shared = structure.flatten_up_to(state.shared) if shares else none
         keys = fold(state.key, state.log.count, jnp.arange(len(gradients)))
-        agreed = agree(all_finite(*gradients), exchange.axes)
-        sent_nbytes, found = agree_nbytes(exchange.axes), []
+        agreed = agree(all_finite(*gradients), asked)
+        sent_nbytes, found = agree_nbytes(asked), []
         for (e, count), *parts in zip(
             plans, keys, gradients, memory, shared, own_inner, strict=True
         ):
@@ -154,11 +155,13 @@ def feedback(
             zip(*found, strict=True) if found else [()] * 6
         )
         memory = structure.unflatten(memories) if remembers else None
+        # What lone senders send is not alike, and what is counted is.
+        fine = agreed if lone and asked else jnp.stack([agreed, *finite]).all()
         dense = sum(dense_nbytes(g, exchange.axes) for g in gradients)
         error = jnp.sqrt(sum(errors, jnp.zeros(())))
         new = FeedbackState(
             key=state.key,
-            log=step(state.log, jnp.stack([agreed, *finite]).all(), error, sent_nbytes, dense),
+            log=step(state.log, fine, error, sent_nbytes, dense),
             shared=structure.unflatten(alike) if shares else None,
             own=PerSender((memory, tuple(inners))),
         )

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcomp.base import Compressor, Exchange
-from jaxcomp.optim.exchange import add_up, gather, gather_nbytes, sender_key
+from jaxcomp.optim.exchange import add_up, check_axis, gather, gather_nbytes, sender_key
 from jaxcomp.optim.wire import wire_nbytes
 
 
 def gathered(compressor: Compressor, axis_name: str) -> Exchange:
     """compressor: any; those with `add` cost all senders' entries to add up, not N arrays."""
+    check_axis(axis_name)
 
     def mean(key, x, state):
         wire, state = compressor.compress(sender_key(key, axis_name), x, state)

@@ -29,10 +29,10 @@ def quantized(format: Format = INT8, *, block: int = 256) -> Compressor:
     """
     grids.check(format)
     check_block(block)
-    if format.zero is not None or not isinstance(format.scale, str) or format.scale == "e8m0":
-        raise UnsupportedInput(
-            f"expected a symmetric format whose scales are floats, got {format}; jc.formats.INT4, "
-            "say"
+    if format.zero is not None or format.scale not in ("float32", "bfloat16"):
+        raise UnsupportedInput(  # scales of float16 end where gradients may go on
+            "expected a symmetric format whose scales are float32 or bfloat16, got "
+            f"{format}; jc.formats.INT4, say"
         )
 
     def compress(key, x, state):

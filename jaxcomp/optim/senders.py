@@ -31,6 +31,13 @@ class PerSender:
     value: Any
 
 
+@leaf_class
+class Shard:
+    """value: one sender's part of vectors that are cut among all, along the last axis."""
+
+    value: Any
+
+
 def specs(state: Any, axis_name: str | tuple[str, ...]) -> Any:
     """PartitionSpecs of a state: along the axis what is each sender's own, else on every device."""
 

@@ -7,8 +7,9 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxcomp import UnsupportedInput, optim
+from jaxcomp.optim.senders import Shard
 
-PARAMS = {"w": jnp.zeros((5, 13)), "layers": jnp.zeros((2, 30))}
+PARAMS = {"b": jnp.zeros(2), "w": jnp.zeros((5, 13)), "layers": jnp.zeros((2, 30))}
 TRANSFORM = optim.ef21(
     optim.compressed_mean(optim.sign(block=8), "data"), layers=lambda path, leaf: path == "layers"
 )
@@ -29,8 +30,16 @@ def after(senders, start=None):
     return jax.jit(optim.on_senders(step, mesh, "data"))(PARAMS, state, batch)
 
 
+def numbered(leaf):
+    """Shards with numbers that tell them apart."""
+    if not isinstance(leaf, Shard):
+        return leaf
+    return Shard(1 + jnp.arange(leaf.value.size, dtype=jnp.float32).reshape(leaf.value.shape))
+
+
 def test_means_stay_and_shards_are_cut_anew():
     _, state, _ = after(8)
+    state = jax.tree.map(numbered, state, is_leaf=lambda x: isinstance(x, Shard))
 
     def fewer(mesh):
         return optim.across(state, optim.shapes(TRANSFORM, PARAMS, mesh, "data"))
@@ -40,15 +49,14 @@ def test_means_stay_and_shards_are_cut_anew():
         old, now = (each.own.value[0][name] for each in (state, new))
         np.testing.assert_allclose(now.mean(0), old.mean(0), rtol=1e-6)
         np.testing.assert_allclose(now.mean(0), new.shared[name], atol=2.0)
-    sums = [each.own.value[1] for each in (state, new)]
-    (_, _, a), (_, _, b) = sums[0][1], sums[1][1]  # "w": 65 entries in shards of 9 and of 22
-    assert a.shape == (8, 9) and b.shape == (3, 22)
-    np.testing.assert_array_equal(a.reshape(-1)[:65], b.reshape(-1)[:65])
-    (_, _, a), (_, _, b) = sums[0][0], sums[1][0]  # layers of 30
-    assert a.shape == (8, 2, 4) and b.shape == (3, 2, 10)
-    np.testing.assert_array_equal(
-        a.swapaxes(0, 1).reshape(2, -1)[:, :30], b.swapaxes(0, 1).reshape(2, -1)
-    )
+    sums = [[each[2].value for each in state.own.value[1]] for state in (state, new)]
+    few, layers, matrix = zip(*sums, strict=True)
+    assert [x.shape for x in few] == [(8, 1), (3, 1)]  # of 2 entries
+    np.testing.assert_array_equal(few[0][:2], few[1][:2])
+    assert [x.shape for x in matrix] == [(8, 9), (3, 22)]  # of 65
+    np.testing.assert_array_equal(*(x.reshape(-1)[:65] for x in matrix))
+    assert [x.shape for x in layers] == [(8, 2, 4), (3, 2, 10)]  # of 30 each
+    np.testing.assert_array_equal(*(x.swapaxes(0, 1).reshape(2, -1)[:, :30] for x in layers))
     _, again, _ = after(3, fewer)
     assert again.log.count == 2
 

@@ -31,3 +31,8 @@ def test_a_compressor_is_an_exchange_of_nobody():
 def test_an_exchange_has_axes_of_its_own():
     with pytest.raises(UnsupportedInput, match="axis_name with a compressor alone"):
         optim.error_feedback(optim.dense_mean("data"), axis_name="data")
+
+
+def test_one_axis_is_named():
+    with pytest.raises(UnsupportedInput, match="the name of one axis"):
+        exchange.check_axis(("slices", "chips"))

@@ -203,3 +203,20 @@ def test_layers_are_leaves_of_their_own_in_a_loop():
     for x, y in zip(a[:2], b[:2], strict=True):
         np.testing.assert_allclose(x, np.stack(y, 1), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(a[2], b[2])
+
+
+def test_lone_senders_that_are_named_skip_together():
+    transform = optim.error_feedback(optim.top_k(0.5), axis_name="senders")
+    good = jnp.arange(8.0).reshape(4, 2) + 1
+    bad = good.at[2].set(jnp.nan)
+
+    def run(g, b):
+        state = transform.init(g)
+        _, first = transform.update(g, state)
+        _, second = transform.update(b, first)
+        return first, second
+
+    # What is no sender's own comes out of the lanes as one.
+    first, second = jax.jit(jax.vmap(run, axis_name="senders"))(good, bad)
+    np.testing.assert_array_equal(second.log.skipped, [1, 1, 1, 1])
+    np.testing.assert_array_equal(first.own.value[0], second.own.value[0])
