@@ -48,7 +48,8 @@ from jaxcomp.optim.wire import all_finite
 
 
 class OneBitAdamState(NamedTuple):
-    """key u32[2]; log; count i32: steps whose gradients were finite
+    """key u32[2]; log; count i32: steps whose gradients were finite, by which
+    the learning rate goes too
     first, second: moments like the parameters, f32, the same for all senders
     own: PerSender, of a pair: errors e, like the parameters, f32, and the states of the exchange
     """
@@ -87,6 +88,7 @@ def one_bit_adam(
         check_rate(name, value)
     exchange = meeting(method, "one_bit_adam")
     whole = dense_over(exchange.axes)
+    rate_of = learning_rate if callable(learning_rate) else lambda count: learning_rate
 
     def init(params):
         structure, exchanges = of_leaves(params, exchange, where)
@@ -143,10 +145,10 @@ def one_bit_adam(
 
         fine, kept, log = lax.cond(state.count < warm_up, warm, compressed)
         first, second, errors, states = kept
-        count = state.count + 1
+        rate, count = rate_of(state.count), state.count + 1
         right = 1 - b1**count, 1 - b2 ** jnp.minimum(count, warm_up)
         out = [
-            jnp.where(f, m / right[0] / (jnp.sqrt(v / right[1]) + eps), jnp.nan)
+            jnp.where(f, -rate * (m / right[0] / (jnp.sqrt(v / right[1]) + eps)), jnp.nan)
             for f, m, v in zip(fine, first, second, strict=True)
         ]
         out = [x.astype(g.dtype) for x, g in zip(out, leaves, strict=True)]
@@ -160,9 +162,7 @@ def one_bit_adam(
         )
         return structure.unflatten(out), new
 
-    return optax.chain(
-        optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate)
-    )
+    return optax.GradientTransformation(init, update)
 
 
 def moving(average: jax.Array, x: jax.Array, decay: float) -> jax.Array:

@@ -55,6 +55,23 @@ def test_what_had_no_gradient_does_not_step_and_both_phases_are_counted():
     assert optim.report(state).sent_nbytes == 5 * whole + 7 * signs + 12 * 6  # and an i32
 
 
+def test_a_step_that_is_skipped_moves_no_schedule():
+    method = optim.one_bit_adam(lambda t: 0.1 / (1 + t), optim.dense_mean("data"), warm_up=5)
+
+    def run(gradients):
+        def step(state, g):
+            return tuple(reversed(method.update(g, state)))
+
+        return jax.lax.scan(step, method.init(jnp.zeros(10)), gradients)[1]
+
+    bad = GRADIENTS[:3].copy()
+    bad[1, 2, 3], bad[2] = np.nan, GRADIENTS[1]
+    run = jax.jit(jax.vmap(run, in_axes=1, axis_name="data"))
+    good, skipped = run(GRADIENTS[:3]), run(bad)
+    assert np.isnan(skipped[:, 1]).all()
+    np.testing.assert_array_equal(skipped[:, 2], good[:, 1])
+
+
 def test_no_warm_up_is_refused():
     with pytest.raises(UnsupportedInput, match="warm_up of at least 1"):
         optim.one_bit_adam(0.1, optim.dense_mean("data"), warm_up=0)
