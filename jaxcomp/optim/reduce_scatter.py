@@ -10,7 +10,7 @@ differ: the mean over further axes is a method of its own, behind this one, on s
     whole = all_gather(identity(), params, "shard", specs)
     gradients = jax.grad(loss)(whole, batch)              not through the gather: that would add up
     optax.chain(
-        reduce_scatter(quantized(INT8), "shard", specs),
+        reduce_scatter(quantized(INT8), "shard", specs, replicas="data"),
         error_feedback(gathered(top_k(0.01), "data")),    on shards: "shard" is no axis of senders
         optax.sgd(0.1),
     )
@@ -23,6 +23,7 @@ such a step.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -65,16 +66,20 @@ def reduce_scatter(
     specs: Any,
     *,
     memory: Compressor | None = None,
+    replicas: str | Sequence[str] = (),
     seed: int = 0,
 ) -> optax.GradientTransformation:
     """specs: jax.sharding.PartitionSpec of the parameters, as shard_map takes them; one may stand
     for a subtree. Leaves without the axis go to their mean as they are.
 
     init takes shards. memory: what e is kept in: identity(), float32, by default; quantized(INT8)
-    for a quarter of it. Where one device has a gradient or a sum that is not finite, all shards
-    become NaN and memories stay. The wire of a shard is that of a vector of its own.
+    for a quarter of it. replicas: further axes, along which devices have the same shards and other
+    gradients; compressors that draw then draw apart along them, and else alike. Where one device
+    has a gradient or a sum that is not finite, all shards become NaN and memories stay. The wire of
+    a shard is that of a vector of its own.
     """
     whole = dense_mean(axis_name)
+    replicas = (replicas,) if isinstance(replicas, str) else tuple(replicas)
     buffer = identity() if memory is None else memory
     if buffer.variance is None and buffer.contraction is None:
         raise UnsupportedInput(f"expected memory to contract, got {buffer.name}; quantized(INT8)")
@@ -114,7 +119,7 @@ def reduce_scatter(
             else:
                 _check(g, wires[i].shape)
                 x = g.astype(jnp.float32) + buffer.decompress(wires[i])
-                own = sender_key(keys[i], axis_name)
+                own = functools.reduce(sender_key, (*replicas, axis_name), keys[i])
                 sent, out, after = _scatter(compressor, own, x, g.dtype, axis, inner[i], axis_name)
                 wire, lost = keep(own, x - sent), jnp.square(x - sent).sum()
             outs.append(out.astype(g.dtype))

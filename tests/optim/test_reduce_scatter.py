@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxcomp import UnsupportedInput, optim
 from jaxcomp.formats import INT4, INT8
+from tests.compiling import optimised
 
 RANDOM = np.random.default_rng(0)
 PARAMS = {
@@ -160,6 +161,21 @@ def test_sums_beyond_a_float_stay_out_of_memories():
     assert np.isnan(outs[:, 1]).all() and np.isfinite(outs[:, 2]).all()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.own))
     assert (state.log.skipped == 1).all()
+
+
+def test_replicas_that_are_named_draw_apart():
+    g = {"w": jnp.asarray(RANDOM.normal(size=64), jnp.float32)}  # the same on all four
+    specs = {"w": PartitionSpec("shard")}
+    transform = optim.reduce_scatter(optim.qsgd(2), "shard", specs, replicas="data")
+
+    def run(_):
+        return transform.update(g, transform.init({"w": g["w"][:32]}))[0]["w"]
+
+    with optimised(False):
+        both = jax.vmap(jax.vmap(run, axis_name="shard"), axis_name="data")
+        found = jax.jit(both)(jnp.zeros((2, 2))).reshape(2, 64)
+    one, mean = (np.square(x - g["w"]).sum() for x in (found, found.mean(0)))
+    assert mean < 0.7 * one / 2  # it has less noise than each of the two
 
 
 def test_the_traffic_is_that_of_the_report_and_the_collective_is_of_integers():
