@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import PartitionSpec
 
-from jaxcomp import optim
+from jaxcomp import UnsupportedInput, optim
 from jaxcomp.formats import INT8
 
 WHOLE = np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32)
@@ -39,3 +40,17 @@ def test_what_crosses_the_links_is_integers():
     one = {k: jnp.asarray(x[0]) for k, x in SHARDS.items()}
     found = {x.dtype: x.nbytes for x in optim.traffic(run, one, axes={"shard": 4}).links}
     assert found == {"int8": 3 * 96, "bfloat16": 3 * 2 * 3}
+
+
+def test_what_draws_is_refused_and_what_does_not_is_taken():
+    x, specs = jnp.zeros((2, 128)), PartitionSpec("shard")
+
+    def shape_of(method):
+        run = lambda x: optim.all_gather(method, x, "shard", specs)  # noqa: E731
+        return jax.eval_shape(jax.vmap(run, axis_name="shard"), x).shape
+
+    for method in (optim.qsgd(2), optim.natural(), optim.random_k(0.5, unbiased=False)):
+        with pytest.raises(UnsupportedInput, match="keeps and draws nothing, got"):
+            shape_of(method)
+    for method in (optim.top_k(0.5), optim.sign()):
+        assert shape_of(method) == (2, 256)
