@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.optim.senders import PerSender
@@ -32,6 +33,7 @@ def own_params(params: Any, state: Any) -> Any:
     """The parameters of this sender, of the dtypes of params. Inside shard_map or vmap.
 
     state: of zero_one_adam or outer, a chain with one of them too; UnsupportedInput for any other.
+    What optax.masked has left out of it is as it is in params.
     """
     found = [x for x in jax.tree.leaves(state, is_leaf=_is_away) if _is_away(x)]
     if len(found) != 1:
@@ -40,11 +42,17 @@ def own_params(params: Any, state: Any) -> Any:
             "state of zero_one_adam or outer; other methods take gradients at params"
         )
 
-    def add(x, away):
+    def add(away, x):
+        if _is_masked(away):
+            return x
         x = jnp.asarray(x)
         return (x.astype(jnp.float32) + away).astype(x.dtype)
 
-    return jax.tree.map(add, params, found[0].value.value)
+    return jax.tree.map(add, found[0].value.value, params, is_leaf=_is_masked)
+
+
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
 
 
 def _is_away(x: Any) -> bool:
