@@ -33,5 +33,13 @@ def test_any_grid_with_float_scales():
     back = jax.jit(lambda x: [m.decompress(m.compress(None, x, ())[0]) for m in methods])(x)
     int4, nf4 = (float(jnp.square(each - x).mean()) for each in back)
     assert nf4 < 0.7 * int4  # NF4 is for normals
-    with pytest.raises(jc.UnsupportedInput, match="symmetric"):
-        optim.quantized(jc.formats.UINT4)
+
+
+def test_scales_that_gradients_can_leave_are_refused():
+    for format in (
+        jc.formats.UINT4,
+        jc.formats.INT4._replace(scale="float16"),
+        jc.formats.INT4._replace(scale="e8m0"),
+    ):
+        with pytest.raises(jc.UnsupportedInput, match="symmetric format whose scales are float32"):
+            optim.quantized(format)
