@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxcomp.base import Compressor, Exchange
+from jaxcomp.base import Compressor, Exchange, UnsupportedInput
 from jaxcomp.optim.compressed_mean import dense_over
 from jaxcomp.optim.exchange import agree, agree_nbytes, dense_nbytes, exchange_of
 from jaxcomp.optim.log import Log, start, step
@@ -90,7 +90,7 @@ def feedback(
         found, structure = jax.tree_util.tree_flatten_with_path(params)
         found = [(path_text(path), leaf) for path, leaf in found]
         chosen = [exchange if where is None or where(*each) else whole for each in found]
-        counts = [0 if layers is None or not layers(*each) else len(each[1]) for each in found]
+        counts = [0 if layers is None or not layers(*each) else _layers(*each) for each in found]
         return structure, list(zip(chosen, counts, strict=True))
 
     def init(params):
@@ -168,6 +168,15 @@ def feedback(
         return structure.unflatten(outs), new
 
     return optax.GradientTransformation(init, update)
+
+
+def _layers(path, leaf):
+    if not jnp.shape(leaf) or not len(leaf):
+        raise UnsupportedInput(
+            f"expected layers to choose arrays whose first axis counts layers, got {path!r} of "
+            f"shape {jnp.shape(leaf)}; leave it out"
+        )
+    return len(leaf)
 
 
 def _by_layer(run, key, g, memory, shared, inner):

@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxcomp import optim
+from jaxcomp import UnsupportedInput, optim
 from jaxcomp.base import Compressor
 
 PARAMS = {"w": jnp.ones((5, 3)), "b": jnp.zeros(3, jnp.bfloat16), "s": jnp.float32(2)}
@@ -220,3 +220,9 @@ def test_lone_senders_that_are_named_skip_together():
     first, second = jax.jit(jax.vmap(run, axis_name="senders"))(good, bad)
     np.testing.assert_array_equal(second.log.skipped, [1, 1, 1, 1])
     np.testing.assert_array_equal(first.own.value[0], second.own.value[0])
+
+
+def test_layers_have_an_axis_of_them():
+    method = optim.error_feedback(optim.sign(), layers=lambda path, leaf: True)
+    with pytest.raises(UnsupportedInput, match=r"got 'gain' of shape \(\)"):
+        method.init({"gain": jnp.zeros(())})
