@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp.base import Compressor, UnsupportedInput
-from jaxcomp.optim.exchange import gather
+from jaxcomp.optim.exchange import check_axis, gather
 from jaxcomp.optim.reduce_scatter import sharded_axes
 
 
@@ -25,6 +25,7 @@ def all_gather(compressor: Compressor, params: Any, axis_name: str, specs: Any) 
     Not for gradients to go through: take them with respect to what comes out. What is not finite in
     a shard, all see.
     """
+    check_axis(axis_name)
     leaves, structure = jax.tree.flatten(params)
     axes = sharded_axes(specs, params, axis_name)
 

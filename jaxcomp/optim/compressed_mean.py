@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxcomp.base import Compressor, Exchange
@@ -27,6 +26,7 @@ from jaxcomp.optim.exchange import (
     sender_key,
     shard_of,
     shards,
+    size_of,
     to_owners,
 )
 from jaxcomp.optim.identity import identity
@@ -53,12 +53,12 @@ def compressed_mean(
     second = compressor if second is None else second
 
     def shard(x):
-        size = shard_of(x.size, lax.axis_size(axis_name))
+        size = shard_of(x.size, size_of(axis_name))
         return jax.ShapeDtypeStruct((size,), x.dtype)
 
     def init(x):
         zeros = jnp.zeros(shard(x).shape, x.dtype)
-        count = lax.axis_size(axis_name)
+        count = size_of(axis_name)
         first = jax.tree.map(lambda part: jnp.stack([part] * count), compressor.init(zeros))
         error = Shard(jnp.zeros(zeros.shape, jnp.float32)) if remembers else ()
         return first, second.init(zeros), error
@@ -67,7 +67,7 @@ def compressed_mean(
         first, last, error = state
         own = sender_key(key, axis_name)
         sent, total, first = scatter(compressor, own, x, first, axis_name)
-        message = total / lax.axis_size(axis_name) + (error.value if remembers else 0)
+        message = total / size_of(axis_name) + (error.value if remembers else 0)
         wire, last = second.compress(fold(own, SECOND), narrowed(message, x.dtype), last)
         if remembers:
             error = Shard(message - second.decompress(wire).astype(jnp.float32))
@@ -76,7 +76,7 @@ def compressed_mean(
         return sent, out, (first, last, error)
 
     def nbytes(x):
-        count = lax.axis_size(axis_name)
+        count = size_of(axis_name)
         return gather_nbytes(
             wire_nbytes(compressor, shard(x)) + wire_nbytes(second, shard(x)), count
         )
@@ -88,7 +88,7 @@ def scatter(
     compressor: Compressor, key: ArrayLike, x: jax.Array, state: Any, axis_name: str
 ) -> tuple[jax.Array, jax.Array, Any]:
     """The first half: (sent f32 like x, the sum f32[shard] of this sender's shard, state)."""
-    count = lax.axis_size(axis_name)
+    count = size_of(axis_name)
     rows = shards(x, count)
     wires, state = jax.vmap(compressor.compress)(fold(key, jnp.arange(count)), rows, state)
     mine = to_owners(wires, axis_name)

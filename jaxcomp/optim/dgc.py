@@ -31,6 +31,7 @@ import optax
 from jax import lax
 
 from jaxcomp.base import Compressor, UnsupportedInput
+from jaxcomp.optim.exchange import size_of
 from jaxcomp.optim.feedback import feedback
 from jaxcomp.optim.gathered import gathered
 from jaxcomp.optim.places import count_of
@@ -65,6 +66,11 @@ def dgc(
     whose memory of a leaf is the pair (u, v).
     """
     count_of(1, density)
+    if not callable(compressor):
+        raise UnsupportedInput(
+            "expected compressor, a function of a density, got "
+            f"{getattr(compressor, 'name', compressor)!r}; top_k, not top_k()"
+        )
     if not 0 <= momentum < 1:
         raise UnsupportedInput(f"expected momentum of 0 and below 1, got {momentum}; 0.9 is usual")
     if clip is not None and not clip > 0:
@@ -106,7 +112,7 @@ def dgc(
 
     def update(updates, state, params=None):
         if clip is not None:
-            updates = _clipped(updates, clip / lax.axis_size(axis_name) ** 0.5)
+            updates = _clipped(updates, clip / size_of(axis_name) ** 0.5)
         if len(stages) == 1:
             return stages[0].update(updates, state)
         # All senders are at the same step, so all take the same branch, with its collectives.

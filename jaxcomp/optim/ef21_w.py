@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 
 from jaxcomp.base import Compressor, Exchange, UnsupportedInput
 from jaxcomp.optim.ef21 import ef21
+from jaxcomp.optim.exchange import size_of
 from jaxcomp.optim.gathered import gathered
 from jaxcomp.optim.wire import floats, wire
 
@@ -45,7 +46,7 @@ def ef21_w(
     scales = jnp.asarray(steep / steep.mean(), jnp.float32)
 
     def scale():
-        if (senders := lax.axis_size(axis_name)) != len(steep):
+        if (senders := size_of(axis_name)) != len(steep):
             raise UnsupportedInput(
                 f"expected smoothness of {senders} senders, as along {axis_name!r}, got "
                 f"{len(steep)}; give one for each"

@@ -3,6 +3,8 @@
 Senders lie along a named axis of shard_map or vmap, so that eight devices can be followed on one.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,6 +35,8 @@ def alone(compressor: Compressor, axis_name: str | None = None) -> Exchange:
 
     axis_name: of senders under shard_map or vmap, which then draw apart; without, alike.
     """
+    if axis_name is not None:
+        check_axis(axis_name)
 
     def mean(key, x, state):
         own = key if axis_name is None else sender_key(key, axis_name)
@@ -55,8 +59,21 @@ def check_axis(axis_name: Any) -> None:
         )
 
 
+def size_of(axis_name: str | Sequence[str]) -> int:
+    """How many senders lie along the axis, or axes. UnsupportedInput where nobody named it."""
+    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
+    try:
+        return math.prod(lax.axis_size(axis) for axis in axes)
+    except NameError as error:
+        raise UnsupportedInput(
+            f"expected shard_map or vmap around this that names {axis_name!r}, got none; init and "
+            "update of what meets run inside: optim.init and optim.on_senders do that"
+        ) from error
+
+
 def sender_key(key: ArrayLike, axis_name: str) -> jax.Array:
     """The key of this sender along the axis."""
+    size_of(axis_name)  # that it is named
     return fold(key, lax.axis_index(axis_name))
 
 
@@ -73,6 +90,7 @@ def add_up(compressor: Compressor, wires: Any, x: Any) -> jax.Array:
 
 def agree(fine: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """Whether all senders along the axes say so."""
+    size_of(axes)  # that they are named
     return lax.pmin(fine.astype(jnp.int32), axes) > 0 if axes else fine
 
 
@@ -83,6 +101,7 @@ def agree_nbytes(axes: tuple[str, ...]) -> int:
 
 def gather(parts: Any, axis_name: str) -> Any:
     """Every array of every sender: [senders, ...]."""
+    size_of(axis_name)  # that it is named
     return jax.tree.map(lambda part: lax.all_gather(part, axis_name), parts)
 
 
@@ -115,10 +134,7 @@ def dense_nbytes(x: Any, axes: tuple[str, ...]) -> int:
     nbytes = tree.nbytes(jax.ShapeDtypeStruct(x.shape, x.dtype))
     if not axes:
         return nbytes
-    senders = 1
-    for axis in axes:
-        senders *= lax.axis_size(axis)
-    return reduce_nbytes(nbytes, senders)
+    return reduce_nbytes(nbytes, size_of(axes))
 
 
 def shards(x: jax.Array, count: int, multiple: int = 1) -> jax.Array:

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float32, Int32
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.optim.compressed_mean import dense_mean
 from jaxcomp.optim.count_sketch import hashed
-from jaxcomp.optim.exchange import dense_nbytes, reduce_nbytes
+from jaxcomp.optim.exchange import dense_nbytes, reduce_nbytes, size_of
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.places import count_of
 from jaxcomp.optim.random import fold
@@ -67,9 +67,10 @@ def fetch_sgd(
     """
     count_of(1, density)
     count_of(1, buckets)
-    if rows < 1 or rows % 2 == 0 or not 0 <= momentum < 1:
+    if type(rows) is not int or rows < 1 or rows % 2 == 0 or not 0 <= momentum < 1:
         raise UnsupportedInput(
-            f"expected rows, an odd number, and 0 <= momentum < 1, got {rows} and {momentum}"
+            f"expected rows, an odd number, and 0 <= momentum < 1, got {rows!r} and {momentum}; "
+            "5 and 0.9, say"
         )
     whole = dense_mean(axis_name)
 
@@ -104,7 +105,7 @@ def fetch_sgd(
                 u = momentum * before[0] + mean
                 found.append((u, u, ()))
                 continue
-            sent += reduce_nbytes(4 * rows * width, lax.axis_size(axis_name))
+            sent += reduce_nbytes(4 * rows * width, size_of(axis_name))
             where_to = _hashes(fold(state.key, i), rows, g.size, width)
             flat = g.astype(jnp.float32).reshape(-1)
             total = lax.pmean(sketched(flat, *where_to, width), axis_name)

@@ -8,10 +8,9 @@ Lin et al., Deep Gradient Compression, ICLR 2018, section 3 exchanges so.
 """
 
 import jax.numpy as jnp
-from jax import lax
 
 from jaxcomp.base import Compressor, Exchange
-from jaxcomp.optim.exchange import add_up, check_axis, gather, gather_nbytes, sender_key
+from jaxcomp.optim.exchange import add_up, check_axis, gather, gather_nbytes, sender_key, size_of
 from jaxcomp.optim.wire import wire_nbytes
 
 
@@ -23,9 +22,9 @@ def gathered(compressor: Compressor, axis_name: str) -> Exchange:
         wire, state = compressor.compress(sender_key(key, axis_name), x, state)
         total = add_up(compressor, gather(wire, axis_name), x)
         sent = compressor.decompress(wire).astype(jnp.float32)
-        return sent, total / lax.axis_size(axis_name), state
+        return sent, total / size_of(axis_name), state
 
     def nbytes(x):
-        return gather_nbytes(wire_nbytes(compressor, x), lax.axis_size(axis_name))
+        return gather_nbytes(wire_nbytes(compressor, x), size_of(axis_name))
 
     return Exchange(compressor.init, mean, nbytes, (axis_name,), f"gathered {compressor.name}")

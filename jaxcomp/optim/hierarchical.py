@@ -14,12 +14,21 @@ from jax import lax
 
 from jaxcomp.base import Exchange, UnsupportedInput
 from jaxcomp.optim.compressed_mean import scatter
-from jaxcomp.optim.exchange import exchange_of, gather, gather_nbytes, sender_key, shard_of
+from jaxcomp.optim.exchange import (
+    check_axis,
+    exchange_of,
+    gather,
+    gather_nbytes,
+    sender_key,
+    shard_of,
+    size_of,
+)
 from jaxcomp.optim.identity import identity
 
 
 def hierarchical(exchange: Exchange, inner: str) -> Exchange:
     """exchange: over the outer axis, as gathered(top_k(0.01), "slices"); inner: the other axis."""
+    check_axis(inner)
     exchange = exchange_of(exchange)
     if not exchange.axes or inner in exchange.axes:
         raise UnsupportedInput(
@@ -29,13 +38,13 @@ def hierarchical(exchange: Exchange, inner: str) -> Exchange:
     whole = identity()
 
     def shard(x):
-        return jax.ShapeDtypeStruct((shard_of(x.size, lax.axis_size(inner)),), x.dtype)
+        return jax.ShapeDtypeStruct((shard_of(x.size, size_of(inner)),), x.dtype)
 
     def init(x):
         return exchange.init(jnp.zeros(shard(x).shape, x.dtype))
 
     def mean(key, x, state):
-        count = lax.axis_size(inner)
+        count = size_of(inner)
         own = sender_key(key, inner)  # the same on all slices
         _, total, _ = scatter(whole, own, x, (), inner)
         local = total / count
@@ -48,6 +57,6 @@ def hierarchical(exchange: Exchange, inner: str) -> Exchange:
 
     def nbytes(x):
         one = shard(x).size * x.dtype.itemsize
-        return 2 * gather_nbytes(one, lax.axis_size(inner)) + exchange.nbytes(shard(x))
+        return 2 * gather_nbytes(one, size_of(inner)) + exchange.nbytes(shard(x))
 
     return Exchange(init, mean, nbytes, (inner, *exchange.axes), f"hierarchical {exchange.name}")

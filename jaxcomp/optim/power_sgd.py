@@ -31,7 +31,7 @@ from jaxtyping import Array, Float32
 
 from jaxcomp.base import Exchange, UnsupportedInput
 from jaxcomp.optim.compressed_mean import dense_over
-from jaxcomp.optim.exchange import reduce_nbytes
+from jaxcomp.optim.exchange import reduce_nbytes, size_of
 from jaxcomp.optim.random import uniform
 
 START = (0x505753, 0x474421)  # of Q, on all senders alike; any key
@@ -85,7 +85,7 @@ def power_sgd(rank: int, axis_name: str | Sequence[str]) -> Exchange:
         shapes = factors(x)
         if shapes is None:
             return whole.nbytes(x)
-        senders = math.prod(lax.axis_size(axis) for axis in axes)
+        senders = size_of(axes)
         return sum(reduce_nbytes(4 * math.prod(shape), senders) for shape in shapes)
 
     return Exchange(init, mean, nbytes, axes, f"power_sgd {rank}")

@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float32
 
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.optim.exchange import check_axis, sender_key
 from jaxcomp.optim.random import fold, words
 
 
@@ -51,6 +51,8 @@ def private_mean(
     """
     if not (clip > 0 and noise >= 0):
         raise UnsupportedInput(f"expected clip > 0 and noise >= 0, got {clip} and {noise}")
+    if axis_name is not None:
+        check_axis(axis_name)
 
     def init(params):
         return PrivateMeanState(fold(jnp.zeros(2, jnp.uint32), seed), jnp.zeros((), jnp.int32))
@@ -59,7 +61,7 @@ def private_mean(
         leaves, structure = jax.tree.flatten(updates)
         samples = _samples(leaves)
         key = fold(state.key, state.count)
-        key = key if axis_name is None else fold(key, lax.axis_index(axis_name))
+        key = key if axis_name is None else sender_key(key, axis_name)
         rows = [x.astype(jnp.float32).reshape(samples, -1) for x in leaves]
         most = jnp.stack([jnp.abs(x).max(1, initial=0) for x in rows]).max(0)
         fine = jnp.stack([jnp.isfinite(x).all(1) for x in rows]).all(0)

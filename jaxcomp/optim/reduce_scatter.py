@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxcomp import tree
@@ -41,6 +40,7 @@ from jaxcomp.optim.exchange import (
     dense_nbytes,
     gather_nbytes,
     sender_key,
+    size_of,
 )
 from jaxcomp.optim.identity import identity
 from jaxcomp.optim.log import Log, start, step
@@ -88,7 +88,7 @@ def reduce_scatter(
         return buffer.compress(key, error, buffer.init(error))[0]
 
     def init(params):
-        count = lax.axis_size(axis_name)
+        count = size_of(axis_name)
         wires, inner, leaves = [], [], jax.tree.leaves(params)
         none = jnp.zeros(2, jnp.uint32)
         for x, axis in zip(leaves, sharded_axes(specs, params, axis_name), strict=True):
@@ -146,7 +146,7 @@ def reduce_scatter(
 
 def _scatter(compressor, key, x, dtype, axis, state, axis_name):
     """(what was sent f32 like x, f32 shard of the mean, state)"""
-    count = lax.axis_size(axis_name)
+    count = size_of(axis_name)
     front = jnp.moveaxis(x, axis, 0)
     sent, total, state = scatter(compressor, key, narrowed(front, dtype), state, axis_name)
     shard = (total / count).reshape(front.shape[0] // count, *front.shape[1:])
@@ -155,7 +155,7 @@ def _scatter(compressor, key, x, dtype, axis, state, axis_name):
 
 def _nbytes(compressor, g, axis, axis_name):
     """What one device sends for a leaf, and would send as it is."""
-    count = lax.axis_size(axis_name)
+    count = size_of(axis_name)
     if axis is None:
         return dense_mean(axis_name).nbytes(g), dense_nbytes(g, (axis_name,))
     shard = jax.ShapeDtypeStruct((g.size // count,), g.dtype)

@@ -9,7 +9,6 @@ well: sketched gradients still tell of the data, section 6 there; see private_me
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcomp.base import Compressor, Exchange, UnsupportedInput
-from jaxcomp.optim.exchange import reduce_nbytes
+from jaxcomp.optim.exchange import reduce_nbytes, size_of
 
 SMALL = 16  # entries, to look at a wire
 
@@ -44,7 +43,7 @@ def summed(compressor: Compressor, axis_name: str | Sequence[str]) -> Exchange:
 
     def nbytes(x):
         size = _wire(compressor, jax.ShapeDtypeStruct(x.shape, jnp.float32)).parts[name].size
-        return reduce_nbytes(4 * size, math.prod(lax.axis_size(axis) for axis in axes))
+        return reduce_nbytes(4 * size, size_of(axes))
 
     return Exchange(compressor.init, mean, nbytes, axes, f"summed {compressor.name}")
 

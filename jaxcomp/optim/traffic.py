@@ -86,9 +86,12 @@ def traffic(fn: Callable[..., Any], *args: Any, axes: Mapping[str, int] | None =
         )
     try:
         jaxpr = jax.make_jaxpr(fn)(*args)
-    except NameError as error:
+    except (NameError, UnsupportedInput) as error:
+        unbound = error.__cause__ if isinstance(error, UnsupportedInput) else error
+        if not isinstance(unbound, NameError):
+            raise
         raise UnsupportedInput(
-            f"expected a function whose axes a shard_map names, got {error}; give their sizes, "
+            f"expected a function whose axes a shard_map names, got {unbound}; give their sizes, "
             'axes={"data": 8}'
         ) from error
     found, largest = _walk(jaxpr, {})

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -131,12 +132,14 @@ def test_warm_up_sends_fewer_entries_at_each_stage():
     np.testing.assert_array_equal(nbytes, np.tile(np.cumsum(expected), (2, 1)))
 
 
-def test_what_is_refused():
+def test_what_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
     for options, message in (
         (dict(density=0.0), "a density above 0"),
         (dict(momentum=1.0), "momentum of 0 and below 1"),
         (dict(clip=0.0), "a positive norm"),
         (dict(warm_up=-1), "a number of steps"),
+        (dict(compressor=optim.top_k(0.1)), "a function of a density, got 'top_k"),
     ):
         with pytest.raises(UnsupportedInput, match=message):
             dgc(**options)

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -83,5 +84,10 @@ def test_zeros_and_what_is_not_finite():
     out, before, after, zeros = jax.jit(jax.vmap(run, axis_name="senders"))(INPUTS)
     assert np.isnan(out).all() and (zeros == 0).all() and (after.log.skipped == 1).all()
     jax.tree.map(np.testing.assert_array_equal, before[2:], after[2:])
+
+
+@pytest.mark.parametrize("rows", [4, 5.0])
+def test_rows_that_have_no_median_are_refused(rows, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
     with pytest.raises(UnsupportedInput, match="an odd number"):
-        optim.fetch_sgd("senders", rows=4)
+        optim.fetch_sgd("senders", rows=rows)
