@@ -79,8 +79,7 @@ def scale_by_adam8bit(
     """optax.scale_by_adam, without a learning rate. float32_updates: whatever gradients are."""
     for name, value in (("b1", b1), ("b2", b2)):
         check_rate(name, value)
-    if isinstance(eps, int | float) and eps < 0:
-        raise UnsupportedInput(f"expected eps of at least 0, got {eps}; 1e-8 is usual")
+    check_eps(eps)
 
     def numbers(count):
         left1, left2 = (1 - jnp.asarray(b, jnp.float32) ** count for b in (b1, b2))
@@ -91,6 +90,12 @@ def scale_by_adam8bit(
     return moments(
         kernel.adam, maps, numbers, block=block, where=where, float32_updates=float32_updates
     )
+
+
+def check_eps(eps: ArrayLike) -> None:
+    """UnsupportedInput for what is known and below 0."""
+    if isinstance(eps, int | float) and not eps >= 0:
+        raise UnsupportedInput(f"expected eps of at least 0, got {eps}; 1e-8 is usual")
 
 
 def stepped(core, learning_rate, weight_decay, mask, stochastic_rounding, seed):

@@ -27,6 +27,7 @@ import optax
 from jax import lax
 
 from jaxcomp.base import Exchange, UnsupportedInput
+from jaxcomp.optim.adam8bit import check_eps
 from jaxcomp.optim.compressed_mean import dense_over
 from jaxcomp.optim.exchange import agree, agree_nbytes
 from jaxcomp.optim.leaves import (
@@ -86,6 +87,7 @@ def one_bit_adam(
         )
     for name, value in (("b1", b1), ("b2", b2)):
         check_rate(name, value)
+    check_eps(eps)
     exchange = meeting(method, "one_bit_adam")
     whole = dense_over(exchange.axes)
     rate_of = learning_rate if callable(learning_rate) else lambda count: learning_rate

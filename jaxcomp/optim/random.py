@@ -26,13 +26,15 @@ def fold(key: ArrayLike, *numbers: ArrayLike) -> UInt32[Array, "*shape 2"]:
     """The key of a key u32[2] and of integers: a step, the number of a leaf, the index of a sender.
 
     An array of integers in the last place makes as many keys. The same on every device and for
-    every version. UnsupportedInput for integers of more than 32 bits.
+    every version. UnsupportedInput for integers of more than 32 bits, and for what is none.
     """
     return _folded(key, *map(_word, numbers))
 
 
 def _word(number):
     if not isinstance(number, int):
+        if not jnp.issubdtype(getattr(number, "dtype", float), jnp.integer):
+            raise UnsupportedInput(f"expected an integer, as a seed is, got {number!r}")
         return number
     if not -(1 << 31) <= number < 1 << 32:
         raise UnsupportedInput(f"expected a seed of at most 32 bits, got {number}; cut it off")

@@ -77,6 +77,8 @@ def test_no_warm_up_is_refused():
         optim.one_bit_adam(0.1, optim.dense_mean("data"), warm_up=0)
     with pytest.raises(UnsupportedInput, match="b2 of at least 0 and below 1"):
         optim.one_bit_adam(0.1, optim.dense_mean("data"), warm_up=1, b2=1.0)
+    with pytest.raises(UnsupportedInput, match="eps of at least 0"):
+        optim.one_bit_adam(0.1, optim.dense_mean("data"), warm_up=1, eps=-1.0)
 
 
 def test_whole_gradients_of_shards_are_refused_by_all_that_meet():

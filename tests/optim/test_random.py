@@ -43,3 +43,10 @@ def test_uniform_and_signs_are_even_and_do_not_follow_the_key():
     flat = noise - 0.5
     for a, b in ((flat[1:], flat[:-1]), (flat[:, 1:], flat[:, :-1])):  # of keys, of positions
         assert abs((a * b).mean()) < 5 / 12 / a.size**0.5
+
+
+def test_a_seed_is_an_integer():
+    for seed in (0.5, np.float32(1)):
+        with pytest.raises(UnsupportedInput, match="expected an integer, as a seed is"):
+            fold(KEY, seed)
+    np.testing.assert_array_equal(fold(KEY, 7), fold(KEY, np.int64(7)))

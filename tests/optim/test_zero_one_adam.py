@@ -54,6 +54,8 @@ def test_refreshes_move_apart_and_all_bytes_are_counted():
 def test_impossible_options_are_named():
     with pytest.raises(UnsupportedInput, match="refreshes of at least 1"):
         optim.zero_one_adam(0.1, optim.dense_mean("data"), freeze=5, refreshes=0)
+    with pytest.raises(UnsupportedInput, match="eps of at least 0"):
+        optim.zero_one_adam(0.1, optim.dense_mean("data"), freeze=5, eps=-1.0)
 
 
 def test_means_of_local_steps_come_as_near_as_those_of_every_step_in_fewer_bytes():
