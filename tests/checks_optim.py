@@ -133,4 +133,4 @@ def check_rounds(make: Any) -> None:
     for t in (3, 4):
         jax.tree.map(lambda a, t=t: np.testing.assert_array_equal(a[:, t], a[:, 2]), kept)
     assert np.isfinite(path).all() and (path[:, 5] != path[:, 4]).any(1).all()
-    assert (states.log.skipped[:, -1] == 1).all() and states.uplinks.value[2, -1] == 4
+    assert (states.log.skipped[:, -1] == 1).all() and states.uplinks.value.value[2, -1] == 4

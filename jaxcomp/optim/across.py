@@ -2,9 +2,9 @@
 
 Every sender's own part becomes the mean of all: means over senders stay what they were, and so what
 error feedback owes, and EF21's references with the mean that all share. Shards of a sum, as the
-second half of compressed_mean keeps them, are laid end to end and cut anew. Counts, which have no
-mean, are those of the first sender; codes of 8 bits that differ are refused. The losses are those
-of another number of senders: not the same to the last bit.
+second half of compressed_mean keeps them, are laid end to end and cut anew. Totals keep their sum;
+other counts, which have no mean, are those of the first sender; codes of 8 bits that differ are
+refused. The losses are those of another number of senders: not the same to the last bit.
 """
 
 from typing import Any
@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.optim.senders import PerSender, Shard, is_own
+from jaxcomp.optim.senders import PerSender, Shard, Total, is_own
 
 
 def across(state: Any, like: Any) -> Any:
     """state with the shapes of `like`, which is optim.shapes(...) or a state of the new senders.
 
-    What is the same for all senders is as it was; all lies where `like` says. UnsupportedInput for
-    states of other methods or parameters.
+    What is the same for all senders is as it was; all lies where `like` says, and without shardings
+    senders lie along one axis. UnsupportedInput for states of other methods or parameters.
     """
     structures = [jax.tree.structure(each) for each in (state, like)]
     if structures[0] != structures[1]:
@@ -31,7 +31,7 @@ def across(state: Any, like: Any) -> Any:
 
     def one(old, new):
         if is_own(old):
-            return PerSender(jax.tree.map(_dealt, old.value, new.value, is_leaf=_is_shard))
+            return PerSender(jax.tree.map(_dealt, old.value, new.value, is_leaf=_is_marked))
         if old.shape != new.shape:
             raise _unlike(old, new)
         return _placed(old, new)
@@ -39,13 +39,15 @@ def across(state: Any, like: Any) -> Any:
     return jax.tree.map(one, state, like, is_leaf=is_own)
 
 
-def _is_shard(x: Any) -> bool:
-    return isinstance(x, Shard)
+def _is_marked(x: Any) -> bool:
+    return isinstance(x, Shard | Total)
 
 
 def _dealt(old: Any, new: Any) -> Any:
-    """One array [senders, ...], or a Shard of one, for as many senders as new has."""
-    if _is_shard(old):
+    """One array [senders, ...], or a Shard or Total, for as many senders as new has."""
+    if isinstance(old, Total):
+        return Total(_placed(_shared_out(old.value, new.value), new.value))
+    if isinstance(old, Shard):
         return Shard(_placed(_cut(old.value, new.value), new.value))
     if old.shape[1:] != new.shape[1:]:
         raise _unlike(old, new)
@@ -57,6 +59,15 @@ def _dealt(old: Any, new: Any) -> Any:
     floating = jnp.issubdtype(old.dtype, jnp.floating)
     mean = old.mean(0).astype(old.dtype) if floating else old[0]
     return _placed(jnp.broadcast_to(mean, new.shape), new)
+
+
+def _shared_out(old: jax.Array, new: Any) -> jax.Array:
+    """Integers [senders, ...] of the same sum over senders, for as many as new has."""
+    if old.shape[1:] != new.shape[1:]:
+        raise _unlike(old, new)
+    total, count = old.sum(0).astype(old.dtype), new.shape[0]
+    first = jnp.arange(count).reshape(count, *[1] * total.ndim) < total % count
+    return total // count + first.astype(old.dtype)
 
 
 def _cut(old: jax.Array, new: Any) -> jax.Array:

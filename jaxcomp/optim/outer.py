@@ -46,7 +46,7 @@ from jaxcomp.optim.leaves import (
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.own_params import Away, own_params
 from jaxcomp.optim.random import fold
-from jaxcomp.optim.senders import PerSender
+from jaxcomp.optim.senders import PerSender, Total
 from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
 
@@ -60,7 +60,7 @@ class OuterState(NamedTuple):
     pending: with overlap the last d, like the parameters, f32; else None
     away: what the sender's parameters have beyond those of all
     own: PerSender: the state of inner; e, like the parameters, f32, or None; the states of the
-    exchange; and i32, steps since the last mean whose gradients were not finite
+    exchange; and a Total, i32, steps since the last mean whose gradients were not finite
     """
 
     key: jax.Array
@@ -110,7 +110,7 @@ def outer(
                     inner.init(params),
                     zeros[2] if remembers else None,
                     start_all(exchanges, leaves),
-                    jnp.zeros((), jnp.int32),
+                    Total(jnp.zeros((), jnp.int32)),
                 )
             ),
         )
@@ -124,6 +124,7 @@ def outer(
         leaves = [jnp.asarray(g) for g in structure.flatten_up_to(updates)]
         check_shapes(leaves, params)
         old_inner, memory, states, missed = state.own.value
+        missed = missed.value
         old_away = structure.flatten_up_to(state.away.value.value)
         errors = structure.flatten_up_to(memory) if remembers else zeros_like(leaves)
 
@@ -170,7 +171,7 @@ def outer(
             outer=new_outer,
             pending=pending,
             away=Away(PerSender(structure.unflatten(away))),
-            own=PerSender((new_inner, *kept)),
+            own=PerSender((new_inner, *kept[:2], Total(kept[2]))),
         )
         return out, new
 

@@ -38,7 +38,7 @@ from jaxcomp.optim.leaves import (
 )
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.random import fold
-from jaxcomp.optim.senders import PerSender
+from jaxcomp.optim.senders import PerSender, Total
 from jaxcomp.optim.wire import all_finite
 
 
@@ -47,7 +47,7 @@ class RoundsState(NamedTuple):
     control: c, like the parameters, f32, the same for all clients
     own: PerSender: c_i and the momentum, like the parameters, f32, None where there is none; and
     the states of the exchange
-    uplinks: PerSender i32: rounds that the client took part in
+    uplinks: PerSender of a Total, i32: rounds that the client took part in
     """
 
     key: jax.Array
@@ -89,7 +89,7 @@ def rounds(
             log=start(),
             control=control,
             own=PerSender((own, momentum if remembers else None, start_all(exchanges, leaves))),
-            uplinks=PerSender(jnp.zeros((), jnp.int32)),
+            uplinks=PerSender(Total(jnp.zeros((), jnp.int32))),
         )
 
     def round(params, state, gradient, batches, taking_part: ArrayLike = True):
@@ -155,7 +155,7 @@ def rounds(
                     ends,
                 )
             ),
-            uplinks=PerSender(state.uplinks.value + part),
+            uplinks=PerSender(Total(state.uplinks.value.value + part)),
         )
         return structure.unflatten(moved), state
 

@@ -38,6 +38,13 @@ class Shard:
     value: Any
 
 
+@leaf_class
+class Total:
+    """value: one sender's part of integers that are counted over all senders together."""
+
+    value: Any
+
+
 def specs(state: Any, axis_name: str | tuple[str, ...]) -> Any:
     """PartitionSpecs of a state: along the axis what is each sender's own, else on every device."""
 

@@ -52,7 +52,7 @@ from jaxcomp.optim.moments import check_rate
 from jaxcomp.optim.one_bit_adam import moving
 from jaxcomp.optim.own_params import Away
 from jaxcomp.optim.random import fold
-from jaxcomp.optim.senders import PerSender
+from jaxcomp.optim.senders import PerSender, Total
 from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
 
@@ -65,8 +65,8 @@ class ZeroOneAdamState(NamedTuple):
     apart i32, rates f32: steps since the last mean, and the sum of their learning rates
     first, second: moments like the parameters, f32, the same for all senders
     away: what the sender's parameters have beyond those of all
-    own: PerSender: m_i and e, like the parameters, f32; the states of the exchange; and i32, local
-    steps since the last mean whose gradients were not finite
+    own: PerSender: m_i and e, like the parameters, f32; the states of the exchange; and a Total,
+    i32, local steps since the last mean whose gradients were not finite
     """
 
     key: jax.Array
@@ -131,7 +131,7 @@ def zero_one_adam(
             first,
             second,
             Away(PerSender(away)),
-            PerSender((own, errors, states, numbers[4])),
+            PerSender((own, errors, states, Total(numbers[4]))),
         )
 
     def update(updates, state, params=None):
@@ -144,7 +144,7 @@ def zero_one_adam(
             structure.flatten_up_to,
             (state.first, state.second, state.away.value.value, *state.own.value[:2]),
         )
-        states, missed = state.own.value[2:]
+        states, missed = state.own.value[2], state.own.value[3].value
         flat = state._replace(
             first=first,
             second=second,
@@ -268,7 +268,9 @@ def zero_one_adam(
             first=structure.unflatten(new.first),
             second=structure.unflatten(new.second),
             away=Away(PerSender(structure.unflatten(new.away.value.value))),
-            own=PerSender((structure.unflatten(own), structure.unflatten(errors), states, missed)),
+            own=PerSender(
+                (structure.unflatten(own), structure.unflatten(errors), states, Total(missed))
+            ),
         )
         out = [x.astype(g.dtype) for x, g in zip(out, leaves, strict=True)]
         return structure.unflatten(out), new

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxcomp import UnsupportedInput, optim
-from jaxcomp.optim.senders import Shard
+from jaxcomp.optim.senders import Shard, Total
+from tests.optim.meeting_cases import case
 
 PARAMS = {"b": jnp.zeros(2), "w": jnp.zeros((5, 13)), "layers": jnp.zeros((2, 30))}
 TRANSFORM = optim.ef21(
@@ -59,6 +60,21 @@ def test_means_stay_and_shards_are_cut_anew():
     np.testing.assert_array_equal(*(x.swapaxes(0, 1).reshape(2, -1)[:, :30] for x in layers))
     _, again, _ = after(3, fewer)
     assert again.log.count == 2
+
+
+def test_totals_keep_their_sum():
+    state = optim.PerSender({"all": Total(jnp.array([3, 0, 4])), "each": jnp.array([5, 5, 5])})
+    for count, expected in ((2, [4, 3]), (4, [2, 2, 2, 1])):
+        like = jax.tree.map(lambda x, n=count: jnp.zeros((n, *x.shape[1:]), x.dtype), state)
+        new = optim.across(state, like).value
+        assert new["all"].value.tolist() == expected and new["each"].tolist() == [5] * count
+
+
+@pytest.mark.parametrize("name", ["zero_one_adam", "outer", "scallion"])
+def test_what_is_counted_over_all_is_a_total(name):
+    init = jax.vmap(case(name)[0].init, axis_name="data", axis_size=2, in_axes=None)
+    found = jax.tree.leaves(jax.eval_shape(init, PARAMS), is_leaf=lambda x: isinstance(x, Total))
+    assert sum(isinstance(x, Total) for x in found) == 1
 
 
 def test_codes_that_differ_have_no_mean():

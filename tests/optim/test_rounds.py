@@ -90,7 +90,7 @@ def test_clients_that_stay_out_change_nothing():
     np.testing.assert_allclose(path[1], -0.2 * gradients[:2].mean(0), rtol=1e-4, atol=1e-6)
     own = state.own.value[0]
     np.testing.assert_allclose(own[:2], 0.5 * gradients[:2], rtol=1e-4, atol=1e-6)
-    assert (own[2:] == 0).all() and state.uplinks.value.tolist() == [1, 1] + 6 * [0]
+    assert (own[2:] == 0).all() and state.uplinks.value.value.tolist() == [1, 1] + 6 * [0]
     np.testing.assert_allclose(state.control[0], own.mean(0), rtol=1e-4, atol=1e-6)
 
 
