@@ -146,12 +146,22 @@ def _lanes(step, axis_name, senders):
     def run(params, state, *batch):
         axes = jax.tree.map(lambda leaf: 0 if is_own(leaf) else None, state, is_leaf=is_own)
         rows = jax.tree.map(lambda x: x.reshape(senders, -1, *x.shape[1:]), batch)
-        return jax.vmap(
+        lanes = jax.vmap(
             step,
             in_axes=(None, axes, *[0] * len(batch)),
             out_axes=(None, axes, 0),
             axis_name=axis_name,
-        )(params, state, *rows)
+        )
+        try:
+            return lanes(params, state, *rows)
+        except ValueError as error:
+            if "out_axes" not in str(error) or isinstance(error, UnsupportedInput):
+                raise
+            raise UnsupportedInput(
+                "expected a step whose params, and state but for PerSender, are the same for all "
+                "senders, got some that are each sender's own; exchange gradients, and give a "
+                f"compressor alone its axis: error_feedback(top_k(), axis_name={axis_name!r})"
+            ) from error
 
     return run
 

@@ -108,3 +108,16 @@ def test_numbers_that_do_not_fit_are_refused():
     state = optim.init(TRANSFORM, PARAMS, mesh_of(8), "data")
     with pytest.raises(UnsupportedInput, match="a state of 2 senders"):
         optim.on_senders(step, mesh_of(2), "data")(PARAMS, state, DATA)
+
+
+def test_lanes_whose_states_come_apart_are_told_why():
+    transform = optim.error_feedback(optim.top_k(0.5))  # each skips its own steps
+
+    def step(params, state, batch):
+        out, state = transform.update(batch[0, :4], state)
+        return params - jax.lax.pmean(out, "data"), state, ()
+
+    params = jnp.zeros(4)
+    state = optim.shapes(transform, params, mesh_of(1), "data", senders=2)
+    with pytest.raises(UnsupportedInput, match="a compressor alone its axis"):
+        jax.eval_shape(optim.on_senders(step, mesh_of(1), "data"), params, state, DATA[:2])
