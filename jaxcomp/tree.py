@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+Where = Callable[[str, Any], bool]  # of a path and its leaf
+
 
 def path_text(path: tuple[Any, ...]) -> str:
     """params/Dense_0/kernel, of a key path of jax.tree_util."""

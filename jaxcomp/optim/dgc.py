@@ -36,6 +36,7 @@ from jaxcomp.optim.feedback import feedback
 from jaxcomp.optim.gathered import gathered
 from jaxcomp.optim.places import count_of
 from jaxcomp.optim.top_k import top_k
+from jaxcomp.tree import Where
 
 WARM_UP = (0.25, 0.0625, 0.015625, 0.004)  # section 3.3: a quarter of the density each time
 
@@ -55,7 +56,7 @@ def dgc(
     masking: bool = True,
     warm_up: int = 0,
     compressor: Callable[[float], Compressor] = top_k,
-    where: Callable[[str, Any], bool] | None = matrices,
+    where: Where | None = matrices,
     seed: int = 0,
 ) -> optax.GradientTransformation:
     """Means over axis_name, by an all-gather of entries; density of each leaf, at least one.

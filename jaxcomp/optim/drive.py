@@ -40,18 +40,12 @@ def drive(*, block: int = 4096, unbiased: bool = True) -> Compressor:
 
     The wire has a key of 8 bytes too. unbiased=False is for error feedback.
     """
-    if type(block) is not int or block < LEAST or block & block - 1:
-        raise UnsupportedInput(
-            f"expected block, a power of two of at least {LEAST}, got {block!r}; 4096 is usual"
-        )
+    check_rotation(block)
     turns = 2 if unbiased else 1
-
-    def length_of(size):
-        return min(block, max(LEAST, 1 << max(0, size - 1).bit_length()))
 
     def compress(key, x, state):
         x = jnp.asarray(x)
-        rows = blocks(x, length_of(x.size))
+        rows = blocks(x, rotation_of(x.size, block))
         most = largest(rows)  # so that no square overflows
         most = jnp.where(most == 0, 1, most)
         turned = rows / most
@@ -78,3 +72,16 @@ def drive(*, block: int = 4096, unbiased: bool = True) -> Compressor:
 
     constants = (None, variance) if unbiased else (contraction, None)
     return Compressor(keeps_nothing, compress, decompress, *constants, "drive")
+
+
+def check_rotation(block: int) -> None:
+    """UnsupportedInput for a block that is not rotated."""
+    if type(block) is not int or block < LEAST or block & block - 1:
+        raise UnsupportedInput(
+            f"expected block, a power of two of at least {LEAST}, got {block!r}; 4096 is usual"
+        )
+
+
+def rotation_of(size: int, block: int) -> int:
+    """The block that an array of `size` is rotated in: no longer than it needs."""
+    return min(block, max(LEAST, 1 << max(0, size - 1).bit_length()))

@@ -31,12 +31,13 @@ from jax import lax
 from jaxcomp.base import Compressor, Exchange, UnsupportedInput
 from jaxcomp.optim.compressed_mean import dense_over
 from jaxcomp.optim.exchange import agree, agree_nbytes, dense_nbytes, exchange_of
+from jaxcomp.optim.leaves import pick
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
 from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite, narrowed
-from jaxcomp.tree import path_text
+from jaxcomp.tree import Where, path_text
 
 
 class FeedbackState(NamedTuple):
@@ -65,8 +66,8 @@ def feedback(
     before: Callable[[jax.Array, Any], Any] | None = None,
     unchosen: Callable[..., tuple[jax.Array, Any, Any]] | None = None,
     seed: int = 0,
-    where: Callable[[str, Any], bool] | None = None,
-    layers: Callable[[str, Any], bool] | None = None,
+    where: Where | None = None,
+    layers: Where | None = None,
     axis_name: str | None = None,
 ) -> optax.GradientTransformation:
     """message(g, memory, shared) -> what is sent of one leaf, f32
@@ -78,8 +79,9 @@ def feedback(
     where(path, leaf): what is compressed, all by default; other leaves go as they are, and have
     `unchosen` for their result if it is given. layers(path, leaf): whose first axis counts layers,
     as of a model under scan; each layer is a leaf of its own then, in a loop that needs the room of
-    one. axis_name: with a compressor, of senders under shard_map or vmap, which then draw apart;
-    without, alike.
+    one. axis_name: with a compressor, of senders under shard_map or vmap, which then draw apart and
+    skip steps together. Without it they draw alike, and each skips its own: the log is then no
+    longer the same for all, as on_senders takes it to be.
     """
     exchange = exchange_of(method, axis_name)
     whole, lone = dense_over(exchange.axes), not exchange.axes
@@ -125,10 +127,7 @@ def feedback(
         ends = result if unchosen is None or e is exchange else unchosen
         out, kept, same = ends(x, sent, mean, held, shared)
         fine = agreed & all_finite(out)  # sums can overflow
-        keep = functools.partial(jax.tree.map, functools.partial(jnp.where, fine))
-        kept, same, after = (
-            keep(*pair) for pair in ((kept, memory), (same, shared), (after, inner))
-        )
+        kept, same, after = pick(fine, (kept, same, after), (memory, shared, inner))
         return out.astype(g.dtype), kept, same, after, jnp.square(x - sent).sum(), fine
 
     def update(updates, state, params=None):

@@ -13,7 +13,6 @@ sketch of its own, where theirs is of all parameters together. Where large entri
 often E grows: of 1000 entries, 10 sent a step, 300 buckets in 3 rows did, in 5 or 7 rows not.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +26,13 @@ from jaxcomp.base import UnsupportedInput
 from jaxcomp.optim.compressed_mean import dense_mean
 from jaxcomp.optim.count_sketch import hashed
 from jaxcomp.optim.exchange import dense_nbytes, reduce_nbytes, size_of
+from jaxcomp.optim.leaves import pick
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.places import count_of
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
-from jaxcomp.tree import path_text
+from jaxcomp.tree import Where, path_text
 
 HASHES = (0x464554, 0x434853)  # the key of R, with the seed and the numbers of leaf and row
 
@@ -55,7 +55,7 @@ def fetch_sgd(
     buckets: float = 0.1,
     rows: int = 5,
     momentum: float = 0.9,
-    where: Callable[[str, Any], bool] | None = None,
+    where: Where | None = None,
     seed: int = 0,
 ) -> optax.GradientTransformation:
     """Gradients of senders along axis_name to what sgd without momentum subtracts.
@@ -121,9 +121,7 @@ def fetch_sgd(
         finite = all_finite(*outs) if outs else jnp.array(True)
         left = [jnp.square(e).sum() / rows for _, _, e in found if not isinstance(e, tuple)]
         new = tuple(u for _, u, _ in found), tuple(e for _, _, e in found)
-        kept = jax.tree.map(
-            lambda a, b: jnp.where(finite, a, b), new, (state.momentum, state.error)
-        )
+        kept = pick(finite, new, (state.momentum, state.error))
         log = step(state.log, finite, jnp.sqrt(sum(left, jnp.zeros(()))), sent, dense)
         outs = [out.astype(g.dtype) for out, g in zip(outs, leaves, strict=True)]
         return structure.unflatten(outs), FetchState(state.key, log, *kept)

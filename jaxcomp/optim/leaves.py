@@ -3,7 +3,7 @@
 Lists have one entry for each leaf. Some leaves may go as they are, along the same axes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jaxcomp.optim.compressed_mean import dense_over
 from jaxcomp.optim.exchange import dense_nbytes, exchange_of
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.wire import narrowed
-from jaxcomp.tree import path_text
+from jaxcomp.tree import Where, path_text
 
 
 def meeting(method: Compressor | Exchange, name: str) -> Exchange:
@@ -28,9 +28,7 @@ def meeting(method: Compressor | Exchange, name: str) -> Exchange:
     return exchange
 
 
-def of_leaves(
-    tree: Any, exchange: Exchange, where: Callable[[str, Any], bool] | None
-) -> tuple[Any, list[Exchange]]:
+def of_leaves(tree: Any, exchange: Exchange, where: Where | None) -> tuple[Any, list[Exchange]]:
     """(structure, exchanges): of leaves that where(path, leaf) leaves out, the dense one."""
     found, structure = jax.tree_util.tree_flatten_with_path(tree)
     whole = dense_over(exchange.axes)

@@ -18,7 +18,6 @@ start, this at 0.148, without feedback at 0.163, and Adam of signs with feedback
 by sqrt(v) before signs are taken did not help (0.152).
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +45,7 @@ from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
 from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
+from jaxcomp.tree import Where
 
 
 class OneBitAdamState(NamedTuple):
@@ -72,7 +72,7 @@ def one_bit_adam(
     b2: float = 0.999,
     eps: float = 1e-8,
     seed: int = 0,
-    where: Callable[[str, Any], bool] | None = None,
+    where: Where | None = None,
 ) -> optax.GradientTransformation:
     """method: of the second phase; compressed_mean(sign(), "data") is that of the paper.
 

@@ -23,7 +23,6 @@ the inner rate Nesterov's momentum is too much for what comes late: 0.58 whole a
 in signs, 2.2 with overlap. There outer SGD of rate 1 is better, with signs at 0.21.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +48,7 @@ from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender, Total
 from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
+from jaxcomp.tree import Where
 
 # Douillard et al. 2023, section 3.1: the best of those that they tried.
 NESTEROV = optax.sgd(0.7, momentum=0.9, nesterov=True)
@@ -80,7 +80,7 @@ def outer(
     overlap: bool = False,
     remembers: bool = True,
     seed: int = 0,
-    where: Callable[[str, Any], bool] | None = None,
+    where: Where | None = None,
 ) -> optax.GradientTransformation:
     """inner: each sender's own, as optax.adamw(1e-3); method: how pseudo-gradients meet. Where
     chips of a slice meet at every step, and slices here, inner has the chips' mean in it:

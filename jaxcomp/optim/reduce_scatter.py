@@ -43,6 +43,7 @@ from jaxcomp.optim.exchange import (
     size_of,
 )
 from jaxcomp.optim.identity import identity
+from jaxcomp.optim.leaves import pick
 from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender
@@ -131,13 +132,12 @@ def reduce_scatter(
         # What is owed and what comes add up, beyond a float in the end: a shard's owner sees that.
         finite = all_finite(*leaves, *outs) if leaves else jnp.array(True)
         finite = agree(finite, (axis_name,))
-        pick = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
         error = jnp.sqrt(sum(errors, jnp.zeros(())))
         sent_nbytes += agree_nbytes((axis_name,))
         new = ReduceScatterState(
             key=state.key,
             log=step(state.log, finite, error, sent_nbytes, dense),
-            own=PerSender(pick((tuple(kept), tuple(states)), state.own.value)),
+            own=PerSender(pick(finite, (tuple(kept), tuple(states)), state.own.value)),
         )
         return structure.unflatten([jnp.where(finite, out, jnp.nan) for out in outs]), new
 

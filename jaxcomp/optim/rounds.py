@@ -40,6 +40,7 @@ from jaxcomp.optim.log import Log, start, step
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender, Total
 from jaxcomp.optim.wire import all_finite
+from jaxcomp.tree import Where
 
 
 class RoundsState(NamedTuple):
@@ -68,7 +69,7 @@ def rounds(
     controls: bool = True,
     remembers: bool = False,
     seed: int = 0,
-    where: Callable[[str, Any], bool] | None = None,
+    where: Where | None = None,
 ) -> Rounds:
     """message(G_i, c_i, momentum) -> (what is sent of one leaf, momentum), f32. share: a above.
 

@@ -12,9 +12,9 @@ senders add up: see summed.
 
 import jax.numpy as jnp
 
-from jaxcomp.base import Compressor, UnsupportedInput
+from jaxcomp.base import Compressor
 from jaxcomp.kernels import hadamard
-from jaxcomp.optim.drive import LEAST
+from jaxcomp.optim.drive import check_rotation, rotation_of
 from jaxcomp.optim.random import fold, signs
 from jaxcomp.optim.random_k import random_k
 from jaxcomp.optim.wire import Wire, blocks, keeps_nothing, restored, wire
@@ -29,25 +29,19 @@ def srht(density: float = 0.1, *, block: int = 4096, unbiased: bool = True) -> C
     feedback: what is drawn as it is, contraction 1 / m. An array with an entry that is not finite
     becomes NaN.
     """
-    if type(block) is not int or block < LEAST or block & block - 1:
-        raise UnsupportedInput(
-            f"expected block, a power of two of at least {LEAST}, got {block!r}; 4096 is usual"
-        )
+    check_rotation(block)
     drawn = random_k(density, unbiased=unbiased)
-
-    def length_of(size):
-        return min(block, max(LEAST, 1 << max(0, size - 1).bit_length()))
 
     def compress(key, x, state):
         x = jnp.asarray(x)
-        rows = blocks(x, length_of(x.size))
+        rows = blocks(x, rotation_of(x.size, block))
         turned = hadamard.run(rows * signs(fold(key, 0), rows.shape)).reshape(-1)
         sent, _ = drawn.compress(fold(key, DRAWN), turned, ())
         return wire({"sketch": sent.parts["values"], "key": key}, x), state
 
     def decompress(sent):
         key = sent.parts["key"]
-        length = length_of(sent.size)
+        length = rotation_of(sent.size, block)
         size = max(1, -(-sent.size // length)) * length
         values = {"values": sent.parts["sketch"], "key": fold(key, DRAWN)}
         turned = drawn.decompress(Wire(values, (size,), jnp.float32))
@@ -56,7 +50,7 @@ def srht(density: float = 0.1, *, block: int = 4096, unbiased: bool = True) -> C
 
     def of_rotated(constant):
         def at(size):
-            length = length_of(size)
+            length = rotation_of(size, block)
             return constant(max(1, -(-size // length)) * length)
 
         return at

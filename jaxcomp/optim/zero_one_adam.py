@@ -24,7 +24,6 @@ state), and params are those of the last mean. In the test's regression 16 steps
 nearer than 1, 0.155 to 0.174 (Adam 0.137), in 7.5 and 5.2 times fewer bytes than gradients have.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +54,7 @@ from jaxcomp.optim.random import fold
 from jaxcomp.optim.senders import PerSender, Total
 from jaxcomp.optim.sharded import check_shapes
 from jaxcomp.optim.wire import all_finite
+from jaxcomp.tree import Where
 
 LARGEST_DOUBLING = 30  # of an interval: more steps than an i32 counts
 
@@ -94,7 +94,7 @@ def zero_one_adam(
     b2: float = 0.999,
     eps: float = 1e-8,
     seed: int = 0,
-    where: Callable[[str, Any], bool] | None = None,
+    where: Where | None = None,
 ) -> optax.GradientTransformation:
     """method: of gradients and of steps; compressed_mean(sign(), "data") is that of the paper.
 
