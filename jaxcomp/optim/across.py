@@ -3,8 +3,10 @@
 Every sender's own part becomes the mean of all: means over senders stay what they were, and so what
 error feedback owes, and EF21's references with the mean that all share. Shards of a sum, as the
 second half of compressed_mean keeps them, are laid end to end and cut anew. Totals keep their sum;
-other counts, which have no mean, are those of the first sender; codes of 8 bits that differ are
-refused. The losses are those of another number of senders: not the same to the last bit.
+other counts, which have no mean, are those of the first sender. Moments in 8 or 4 bits are copied,
+codes and scales of one sender after the other, and from the first again where there are more; other
+codes that differ are refused. The losses are those of another number of senders: not the same to
+the last bit.
 """
 
 from typing import Any
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.kernels.adam8bit import Moment
 from jaxcomp.optim.senders import PerSender, Shard, Total, is_own
 
 
@@ -40,11 +43,13 @@ def across(state: Any, like: Any) -> Any:
 
 
 def _is_marked(x: Any) -> bool:
-    return isinstance(x, Shard | Total)
+    return isinstance(x, Shard | Total | Moment)
 
 
 def _dealt(old: Any, new: Any) -> Any:
-    """One array [senders, ...], or a Shard or Total, for as many senders as new has."""
+    """An array [senders, ...], a Shard, Total or Moment, for as many senders as new has."""
+    if isinstance(old, Moment):
+        return jax.tree.map(_copied, old, new)
     if isinstance(old, Total):
         return Total(_placed(_shared_out(old.value, new.value), new.value))
     if isinstance(old, Shard):
@@ -59,6 +64,12 @@ def _dealt(old: Any, new: Any) -> Any:
     floating = jnp.issubdtype(old.dtype, jnp.floating)
     mean = old.mean(0).astype(old.dtype) if floating else old[0]
     return _placed(jnp.broadcast_to(mean, new.shape), new)
+
+
+def _copied(old: jax.Array, new: Any) -> jax.Array:
+    if old.shape[1:] != new.shape[1:]:
+        raise _unlike(old, new)
+    return _placed(old[jnp.arange(new.shape[0]) % len(old)], new)
 
 
 def _shared_out(old: jax.Array, new: Any) -> jax.Array:

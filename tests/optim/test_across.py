@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxcomp import UnsupportedInput, optim
+from jaxcomp.kernels.adam8bit import Moment
 from jaxcomp.optim.senders import Shard, Total
 from tests.optim.meeting_cases import case
 
@@ -75,6 +76,17 @@ def test_what_is_counted_over_all_is_a_total(name):
     init = jax.vmap(case(name)[0].init, axis_name="data", axis_size=2, in_axes=None)
     found = jax.tree.leaves(jax.eval_shape(init, PARAMS), is_leaf=lambda x: isinstance(x, Total))
     assert sum(isinstance(x, Total) for x in found) == 1
+
+
+def test_codes_of_moments_go_with_their_scales():
+    def moment(senders):
+        codes = jnp.arange(senders)[:, None] * 7 + jnp.arange(256)
+        return Moment(codes.astype(jnp.uint8), 1.0 + jnp.arange(senders)[:, None])
+
+    old = moment(2)
+    new = optim.across(optim.PerSender({"w": old}), optim.PerSender({"w": moment(3)})).value["w"]
+    for x, y in zip(old, new, strict=True):
+        np.testing.assert_array_equal(y, x[jnp.array([0, 1, 0])])
 
 
 def test_codes_that_differ_have_no_mean():
