@@ -7,6 +7,7 @@ from jaxcomp.lazy import load_on_use
 if TYPE_CHECKING:
     from jaxcomp.coding import adaptive as adaptive
     from jaxcomp.coding import bits_back as bits_back
+    from jaxcomp.coding import chunked as chunked
     from jaxcomp.coding import container as container
     from jaxcomp.coding import range_coder as range_coder
     from jaxcomp.coding import run_length as run_length
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
     from jaxcomp.coding.tables import Tables as Tables
     from jaxcomp.coding.tables import build_tables as build_tables
 
-# The container is read without jax.
+# Containers are read without jax.
 load_on_use(
     __name__,
     {
         "adaptive": (),
         "bits_back": (),
+        "chunked": (),
         "container": (),
         "range_coder": (),
         "rans": ("decode", "encode", "pop", "push", "push_each"),

@@ -59,7 +59,7 @@ class Writer:
     """Nodes of a tree; arrays and how their codes are packed gather in rows."""
 
     def __init__(self):
-        self.rows: list[tuple[np.ndarray, Codes | None]] = []
+        self.rows: list[Any] = []  # (array, how its codes are packed)
 
     def node(self, x: Any, path: tuple[str, ...] = ()) -> Any:
         """The JSON of x. UnsupportedInput for what has none, with its path."""
@@ -95,10 +95,13 @@ class Writer:
                 f"{_named(path)}expected arrays of numbers, got {x.dtype}; save "
                 "jax.random.key_data(key)"
             )
-        x = np.asarray(x)
         dtype_of(x.dtype.name)
-        self.rows.append((x.astype(x.dtype.newbyteorder("<")), codes))
+        self.rows.append(self._row(x, path, codes))
         return len(self.rows) - 1
+
+    def _row(self, x: Any, path: tuple[str, ...], codes: Codes | None) -> Any:
+        x = np.asarray(x)
+        return x.astype(x.dtype.newbyteorder("<")), codes
 
     def _leaf(self, x: Leaf, path: tuple[str, ...]) -> list[Any]:
         name = type(x).__name__
@@ -295,6 +298,8 @@ DTYPES = (
     *("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
     *("float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+    *("float8_e3m4", "float8_e4m3", "float8_e8m0fnu", "float4_e2m1fn"),
+    *("int2", "uint2", "int4", "uint4"),
 )
 
 
