@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from jaxcomp.io.coded_size import coded_nbytes as coded_nbytes
     from jaxcomp.io.features_file import load_features as load_features
     from jaxcomp.io.features_file import save_features as save_features
+    from jaxcomp.io.gguf import gguf_metadata as gguf_metadata
+    from jaxcomp.io.gguf import load_gguf as load_gguf
+    from jaxcomp.io.gguf import save_gguf as save_gguf
+    from jaxcomp.io.gguf_leaves import GGUFBlocks as GGUFBlocks
+    from jaxcomp.io.gguf_leaves import round_to_gguf as round_to_gguf
     from jaxcomp.io.photo import Photo as Photo
     from jaxcomp.io.photo import image_bytes as image_bytes
     from jaxcomp.io.photo import read_photo as read_photo
@@ -23,6 +28,8 @@ load_on_use(
     {
         "coded_size": ("coded_nbytes",),
         "features_file": ("load_features", "save_features"),
+        "gguf": ("gguf_metadata", "load_gguf", "save_gguf"),
+        "gguf_leaves": ("GGUFBlocks", "round_to_gguf"),
         "photo": ("Photo", "image_bytes", "read_photo"),
         "qwix_arrays": ("from_qwix", "to_qwix"),
         "safetensors_leaves": ("load_safetensors", "save_safetensors"),
