@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float32
 
 from jaxcomp.base import Exchange, UnsupportedInput
@@ -42,8 +42,13 @@ LEAST = 2.0**-120  # its reciprocal is a float; columns of less count as zeros
 dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # not in bfloat16 on a TPU
 
 
-def power_sgd(rank: int, axis_name: str | Sequence[str]) -> Exchange:
-    """rank r: factors of (m + n) r float32 go for m n entries. axis_name: several, in a tuple.
+def power_sgd(
+    rank: int, axis_name: str | Sequence[str], *, dtype: DTypeLike = jnp.float32
+) -> Exchange:
+    """rank r: factors of (m + n) r numbers go for m n entries. axis_name: several, in a tuple.
+
+    dtype: of the numbers, float32 or bfloat16, for twice the rank in the same bytes. What that
+    rounds of a sender's own S_i counts as not sent; what sums on the way round is lost.
 
     An array of more than two axes is a matrix of the leading by the trailing ones, parted where
     m + n is least, the first of equals: of a convolution [h, w, in, out], h w in by out. Arrays of
@@ -56,14 +61,22 @@ def power_sgd(rank: int, axis_name: str | Sequence[str]) -> Exchange:
         raise UnsupportedInput(f"expected a rank of at least 1, got {rank!r}; 2 or 4 is usual")
     if not axes or len(set(axes)) < len(axes):
         raise UnsupportedInput(f"expected names of axes, each once, got {axis_name!r}; 'data', say")
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        raise UnsupportedInput(
+            f"expected dtype float32 or bfloat16, which has its range, got {dtype.name}"
+        )
     whole = dense_over(axes)
+
+    def add_up(x):
+        return lax.pmean(x.astype(dtype), axes).astype(jnp.float32)
 
     def factors(x):  # [(m, r), (n, r)], or None where x goes as it is
         found = folded(x.shape)
         if found is None:
             return None
         r = min(rank, *found)
-        fewer = 4 * sum(found) * r < math.prod(found) * x.dtype.itemsize
+        fewer = dtype.itemsize * sum(found) * r < math.prod(found) * x.dtype.itemsize
         return [(size, r) for size in found] if fewer else None
 
     def init(x):
@@ -75,9 +88,9 @@ def power_sgd(rank: int, axis_name: str | Sequence[str]) -> Exchange:
         if shapes is None:
             return whole.mean(key, x, state)
         matrix = x.astype(jnp.float32).reshape(shapes[0][0], shapes[1][0])
-        p = orthonormal(lax.pmean(dot(matrix, state), axes))  # [m, r]
-        own = dot(matrix.T, p)  # [n, r]
-        q = lax.pmean(own, axes)
+        p = orthonormal(add_up(dot(matrix, state)))  # [m, r]
+        own = dot(matrix.T, p).astype(dtype).astype(jnp.float32)  # [n, r]
+        q = add_up(own)
         sent, out = dot(p, own.T).reshape(x.shape), dot(p, q.T).reshape(x.shape)
         return sent, out, warmed(key, q, state)
 
@@ -86,7 +99,7 @@ def power_sgd(rank: int, axis_name: str | Sequence[str]) -> Exchange:
         if shapes is None:
             return whole.nbytes(x)
         senders = size_of(axes)
-        return sum(reduce_nbytes(4 * math.prod(shape), senders) for shape in shapes)
+        return sum(reduce_nbytes(dtype.itemsize * math.prod(shape), senders) for shape in shapes)
 
     return Exchange(init, mean, nbytes, axes, f"power_sgd {rank}")
 

@@ -32,6 +32,25 @@ def test_law_and_a_mean_of_its_rank_is_exact_though_senders_have_more():
     np.testing.assert_allclose(found, inputs.mean(0), atol=2e-5)
 
 
+def test_factors_in_bfloat16_are_half_the_bytes_and_feedback_has_what_that_rounds():
+    inputs = (RANDOM.normal(size=(24, 1)) * RANDOM.normal(size=(4, 1, 10))).astype(np.float32)
+    wide, narrow = (
+        optim.power_sgd(1, "senders", dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16)
+    )
+
+    def run(x):
+        # Of rank 1, which one step would do for, if nothing were rounded.
+        assert 2 * narrow.nbytes(x) == wide.nbytes(x)
+        return narrow.mean(KEY, x, narrow.init(x))[:2]
+
+    sent, mean = (np.asarray(x) for x in jax.vmap(run, axis_name="senders")(inputs))
+    rounded = np.abs(sent - inputs).max() / np.abs(inputs).max()
+    assert 1e-4 < rounded < 2**-7
+    assert np.abs(mean[0] - sent.mean(0)).max() < 2**-7 * np.abs(inputs).max()
+    with pytest.raises(UnsupportedInput, match="bfloat16"):
+        optim.power_sgd(1, "senders", dtype=jnp.float16)
+
+
 def test_what_factors_would_not_make_smaller_goes_as_it_is():
     inputs = RANDOM.normal(size=(4, 30)).astype(np.float32)
     exchange = matrices(optim.power_sgd(3, "senders"), (5, 6))
