@@ -39,8 +39,8 @@ def ef21_w(
 ) -> optax.GradientTransformation:
     """smoothness [senders]: L_i, up to a common factor, the same array on all senders.
 
-    A wire has 4 bytes more, of s; sums are of whole arrays. State, and options seed and where, as
-    in ef21: what it remembers are the k_i.
+    A wire has 4 bytes more, of s; sums are of whole arrays. State, and options seed, where and
+    layers, as in ef21: what it remembers are the k_i.
     """
     steep = _checked(smoothness)
     scales = jnp.asarray(steep / steep.mean(), jnp.float32)
