@@ -11,11 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcomp.kernels import dispatch
-from jaxcomp.kernels.dynamic_map import Map, decode, encode
+from jaxcomp.kernels.dynamic_map import Map, decode, encode, look_up
 
 LARGEST = 2.0**125  # its reciprocal is a float that processors do not take for zero
-CPU_CHUNK = 1 << 15  # entries at a time: what is read twice stays in the cache of a core
 
 Rule = Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]
 
@@ -114,13 +112,11 @@ def step(rule, maps, g, moments, numbers):
     good = functools.reduce(jnp.logical_and, (x <= LARGEST for x in most))
     results = []
     for j, (moment, map) in enumerate(zip(moments, maps, strict=True)):
-        held_too = most[j] >= 1 / LARGEST
-        inverse = jnp.where(held_too, 1 / jnp.where(held_too, most[j], 1), 0)
+        inverse, scales = _scale(most[j], good, moment.scales)
         codes = [
             jnp.where(good, encode(values[j] * inverse, map), old)
             for values, old in zip(found, held[j], strict=True)
         ]
-        scales = jnp.where(good, jnp.where(held_too, most[j], 0), moment.scales)
         if map.bits == 4:
             codes = [codes[0] | codes[1] << 4]
         results.append(Moment([x.astype(jnp.uint8) for x in codes], scales))
@@ -136,32 +132,67 @@ def moments_of(arrays) -> tuple[Moment, ...]:
 
 
 def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, block: int):
-    """The reference on a few blocks at a time, which stay in a core's cache between two uses.
+    """What the reference computes, as whole arrays that XLA walks once for each result.
 
-    A turn ends by reading what the next one needs, so that XLA sees that it may write in place.
+    A walk is one loop over all cores that decodes, and applies the rule, anew: first to the largest
+    magnitudes, then to the update (and to all that is done with it behind), then to the codes of
+    each moment. Moments in float32 never reach memory, nor does the update if something elementwise
+    takes it. Barriers keep walks apart, as XLA would else write down what two of them share.
     """
-    whole_step = functools.partial(reference, rule=rule, maps=maps, block=block)
-    take, rows = CPU_CHUNK // block, g.size // block
-    if rows <= take:
-        return whole_step(g, numbers, *arrays)
-    of = g.reshape(rows, block)
+    rows, old = g.size // block, moments_of(arrays)
+    parts = 2 if any(map.bits == 4 for map in maps) else 1  # as in `reference`
+    width = block // parts
+    half = lax.broadcasted_iota(jnp.uint8, (1, parts, 1), 1)
 
-    def read(arrays, start, size):
-        return [lax.dynamic_slice_in_dim(x, start, size) for x in (of, *arrays[1:])]
+    def walk(inputs, part=slice(None)):
+        """update and moments [rows, parts, block / parts], or those of one of the parts."""
+        g, *arrays = inputs
+        cut = lambda x: x.reshape(rows, parts, width)[:, part]  # noqa: E731
+        values = []
+        for moment, map in zip(moments_of(arrays), maps, strict=True):
+            if map.bits == 8:
+                codes = cut(moment.codes)
+            else:
+                codes = moment.codes.reshape(rows, 1, width) >> 4 * half[:, part] & 15
+            values.append(look_up(codes, map) * moment.scales.reshape(rows, 1, 1))
+        return rule(cut(g).astype(jnp.float32), tuple(values), list(numbers))
 
-    def write(arrays, start, parts):
-        done = whole_step(parts[0], numbers, *parts[1:])
-        pairs = zip(arrays, done, strict=True)
-        return [lax.dynamic_update_slice_in_dim(x, y, start, 0) for x, y in pairs]
+    update, values = walk((g, *arrays))
+    fits = functools.reduce(jnp.logical_and, (jnp.abs(x) <= LARGEST for x in values))
+    results = [jnp.where(fits, update, jnp.nan).reshape(g.shape)]
+    inputs = lax.optimization_barrier((g, *arrays))
+    most = _largest(walk(inputs)[1])
+    good = functools.reduce(jnp.logical_and, (x <= LARGEST for x in most))
+    for j, (moment, map) in enumerate(zip(old, maps, strict=True)):
+        inputs = lax.optimization_barrier(inputs)
+        inverse, scales = _scale(most[j], good, moment.scales.reshape(rows))
 
-    def turn(i, carry):
-        arrays = write(carry[0], i * take, carry[1])
-        return arrays, read(arrays, (i + 1) * take, take)  # of the last, some that is not used
+        def of(part, j=j, map=map, inverse=inverse[:, None, None], inputs=inputs):
+            return encode(walk(inputs, part)[1][j] * inverse, map)
 
-    flat = [lax.empty(of.shape, jnp.float32), *(x.reshape(rows, -1) for x in arrays)]
-    flat = list(dispatch.align(of, *flat)[1:])
-    whole, rest = divmod(rows, take)
-    flat, _ = lax.fori_loop(0, whole, turn, (flat, read(flat, 0, take)))
-    if rest:
-        flat = write(flat, whole * take, read(flat, whole * take, rest))
-    return tuple(x.reshape(y.shape) for x, y in zip(flat, [g, *arrays], strict=True))
+        codes = of(slice(None)) if map.bits == 8 else of(slice(0, 1)) | of(slice(1, 2)) << 4
+        held = moment.codes.reshape(codes.shape)
+        codes = jnp.where(good[:, None, None], codes.astype(jnp.uint8), held)
+        results += [codes.reshape(moment.codes.shape), scales.reshape(moment.scales.shape)]
+    return tuple(results)
+
+
+def _largest(values):
+    """The largest magnitude of each row of [rows, parts, width]; of one with NaN, NaN or inf.
+
+    Magnitudes are in the order of their bits, whose maximum is one instruction. One reduction has
+    the rows of two arrays: of a single one XLA makes others that read it from memory.
+    """
+    bits = [lax.bitcast_convert_type(jnp.abs(x), jnp.int32) for x in values]
+    pair = tuple(bits if len(bits) == 2 else bits * 2)
+    zeros = (jnp.zeros((), jnp.int32),) * 2
+    most = lax.reduce(pair, zeros, lambda a, b: tuple(map(lax.max, a, b)), (1, 2))
+    most = most if len(bits) == 2 else [lax.max(*most)]
+    return [lax.bitcast_convert_type(x, jnp.float32) for x in most]
+
+
+def _scale(most, good, old):
+    """What a block is multiplied by before it becomes codes, and the scale to keep with them."""
+    held = most >= 1 / LARGEST
+    inverse = jnp.where(held, 1 / jnp.where(held, most, 1), 0)
+    return inverse, jnp.where(good, jnp.where(held, most, 0), old)

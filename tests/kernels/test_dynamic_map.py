@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcomp.kernels.dynamic_map import LINEAR4, SIGNED, SIGNED4, UNSIGNED, decode, encode, levels
+from jaxcomp.kernels.dynamic_map import (
+    LINEAR4,
+    SIGNED,
+    SIGNED4,
+    UNSIGNED,
+    decode,
+    encode,
+    levels,
+    look_up,
+)
 
 ALL = pytest.mark.parametrize("map", [SIGNED, UNSIGNED, SIGNED4, LINEAR4])
 
@@ -30,6 +39,7 @@ def test_levels_are_the_formula_in_order_and_codes_come_back(map):
     codes = jnp.arange(1 << map.bits, dtype=jnp.uint8)
     there = jax.jit(lambda codes: decode(codes, map))(codes)
     np.testing.assert_array_equal(there, found)  # to the last bit: no device rounds its own way
+    np.testing.assert_array_equal(jax.jit(lambda codes: look_up(codes, map))(codes), found)
     np.testing.assert_array_equal(jax.jit(lambda x: encode(x, map))(there), codes)
 
 
