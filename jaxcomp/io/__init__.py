@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING
 from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from jaxcomp.io.awq import from_awq as from_awq
+    from jaxcomp.io.awq import to_awq as to_awq
     from jaxcomp.io.coded_size import coded_nbytes as coded_nbytes
+    from jaxcomp.io.compressed_tensors import from_compressed_tensors as from_compressed_tensors
+    from jaxcomp.io.compressed_tensors import to_compressed_tensors as to_compressed_tensors
     from jaxcomp.io.features_file import load_features as load_features
     from jaxcomp.io.features_file import save_features as save_features
     from jaxcomp.io.gguf import gguf_metadata as gguf_metadata
@@ -13,6 +17,8 @@ if TYPE_CHECKING:
     from jaxcomp.io.gguf import save_gguf as save_gguf
     from jaxcomp.io.gguf_leaves import GGUFBlocks as GGUFBlocks
     from jaxcomp.io.gguf_leaves import round_to_gguf as round_to_gguf
+    from jaxcomp.io.gptq import from_gptq as from_gptq
+    from jaxcomp.io.gptq import to_gptq as to_gptq
     from jaxcomp.io.photo import Photo as Photo
     from jaxcomp.io.photo import image_bytes as image_bytes
     from jaxcomp.io.photo import read_photo as read_photo
@@ -26,10 +32,13 @@ if TYPE_CHECKING:
 load_on_use(
     __name__,
     {
+        "awq": ("from_awq", "to_awq"),
         "coded_size": ("coded_nbytes",),
+        "compressed_tensors": ("from_compressed_tensors", "to_compressed_tensors"),
         "features_file": ("load_features", "save_features"),
         "gguf": ("gguf_metadata", "load_gguf", "save_gguf"),
         "gguf_leaves": ("GGUFBlocks", "round_to_gguf"),
+        "gptq": ("from_gptq", "to_gptq"),
         "photo": ("Photo", "image_bytes", "read_photo"),
         "qwix_arrays": ("from_qwix", "to_qwix"),
         "safetensors_leaves": ("load_safetensors", "save_safetensors"),

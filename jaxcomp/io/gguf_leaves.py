@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.formats import format as grids
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.microscaling import MXFP4
 from jaxcomp.formats.qtensor import QTensor
-from jaxcomp.io.bit_fields import pack_leaf, unpack_leaf
 from jaxcomp.io.gguf_blocks import KINDS, UNEVEN, decode, join, kind, split
 from jaxcomp.io.gguf_rounding import encode
-from jaxcomp.io.weights_file import on_device
+from jaxcomp.io.grid_codes import codes_of, plain, tensor
 from jaxcomp.kernels.packing import TRITS
 
 # (number in files, values, bytes) of blocks that are carried as they are, and not decoded.
@@ -153,41 +151,3 @@ def blocks_of(leaf: QTensor) -> GGUFBlocks:
     parts["e" if name == "MXFP4" else "d"] = scales
     rows = join(parts, name)
     return GGUFBlocks(name, rows.reshape(*leaf.shape[:-1], size // made.values * made.nbytes))
-
-
-def tensor(
-    codes: np.ndarray, scales: Any, zeros: np.ndarray | None, format: Format, dtype: Any
-) -> QTensor:
-    """The QTensor [..., in] of codes from 0 on, one byte each, and stored scales and zeros."""
-    size = codes.shape[-1]
-    format = grids.with_tile(format, size)
-    padded = -(-grids.padded_size(size, format) // format.tile) * format.tile
-    if padded > size:
-        codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, padded - size)])
-    if format.bits == 8 and format.table is None:
-        kept = (codes ^ np.uint8(128)).view(np.int8)
-    elif format.bits == 8:
-        kept = np.ascontiguousarray(codes)
-    else:
-        kept = pack_leaf(codes, format.bits, format.tile)
-    parts = [
-        part if part is None or isinstance(part, QTensor) else on_device(part)
-        for part in (kept, scales, zeros)
-    ]
-    return QTensor(*parts, format, np.dtype(dtype), ((-1, size),))
-
-
-def codes_of(leaf: QTensor) -> np.ndarray:
-    """u8 [..., in]: the codes of a QTensor [..., in] from 0 on, without filling."""
-    codes = np.asarray(leaf.codes)
-    if codes.dtype == np.int8:
-        codes = codes.view(np.uint8) ^ np.uint8(128)
-    elif leaf.format.bits != 8:
-        codes = unpack_leaf(codes, leaf.format.bits, leaf.format.tile)
-    return codes[..., : leaf.packed[0][1]]
-
-
-def plain(format: Format) -> Format:
-    """The format without what does not change values: its tile and name, also of its scales."""
-    scale = plain(format.scale) if isinstance(format.scale, Format) else format.scale
-    return format._replace(tile=0, name="", pad=False, scale=scale)
