@@ -59,7 +59,7 @@ def encode_steps(
         emit = x >> 16 >= freq << (16 - precision)
         word = x.astype(jnp.uint16)
         x = jnp.where(emit, x >> 16, x)
-        quotient = _divide(x, freq, precision)
+        quotient = divide(x, freq, precision)
         x = (quotient << precision) + start + (x - quotient * freq)
         return (x, carry), (word, emit)
 
@@ -68,7 +68,7 @@ def encode_steps(
     return head, word, emit, carry
 
 
-def _divide(x: jax.Array, freq: jax.Array, precision: int) -> jax.Array:
+def divide(x: jax.Array, freq: jax.Array, precision: int) -> jax.Array:
     """x // freq for x < freq << (32 - precision), without integer division where possible."""
     if precision < 10:
         return x // freq

@@ -1,0 +1,196 @@
+"""One plane of bytes <-> fewer bytes, exactly: as it is, one value, or rANS of bytes or pairs.
+
+    u8     0 raw       n bytes
+           1 constant  the byte
+           2 singles   a symbol is a byte
+           3 pairs     a symbol is two bytes of at most 16 kinds: one lookup for both
+    of 2 and 3
+    u8     log2 of lanes
+    u8     precision of the tables: 12, 13 or 14 bits
+    u8     kinds - 1; where ESCAPES, the last kind stands for all other bytes
+    u8     classes
+    u8     flags: ESCAPES, ROWS, COLUMNS
+    u32    symbols in a row, bytes of the side information, words, escapes
+    side   deflated: the kinds; a class step for each row and each column (coding/byte_classes.py);
+           shares - 1 of each class and kind, all low bytes, then all high ones
+    u32    a head for each lane
+    u16    words
+    u8     the byte of each escape
+
+Shares are estimated from a sample, and any byte can be coded: an escape costs a byte more than
+its symbol. Where one is decoded, the plane holds the least byte that is no kind.
+"""
+
+import struct
+import zlib
+
+import numpy as np
+
+from jaxcomp.base import CorruptStream
+from jaxcomp.coding import byte_classes, byte_streams
+from jaxcomp.coding.byte_tables import SHARES, best_precision, frequencies, shares
+from jaxcomp.kernels.rans_bytes import KINDS, MOST, PRECISIONS, SYMBOLS
+
+RAW, CONSTANT, SINGLES, PAIRS = range(4)
+ESCAPES, ROWS, COLUMNS = 1, 2, 4
+HEADER = struct.Struct("<BBBBBBIIII")
+LEAST = 64  # bytes: below, what a table and heads take is never saved
+SAMPLE = 1 << 17  # bytes looked at; 256 frequencies estimated from them cost 0.001 bits a symbol
+BLOCK = 128  # neighbours that are sampled together
+ENOUGH = 0.99  # of the raw size: what is saved above it does not pay for the time
+RARE = 2.0**-14  # share of a byte that costs less as an escape than as a kind
+ESCAPED = 2.0**-8  # share of escapes at which pairs cost more than singles
+
+
+def write_plane(plane: np.ndarray, width: int = 0) -> list[bytes | np.ndarray]:
+    """u8[n] -> parts that joined are its bytes. width: values in a row of a matrix, else 0."""
+    raw = [bytes([RAW]), plane]
+    if plane.size < LEAST:
+        return raw
+    sample = _sample(plane)
+    counts = np.bincount(sample, minlength=SYMBOLS)
+    if counts.max() == sample.size and (plane == plane[0]).all():
+        return [bytes([CONSTANT, plane[0]])]
+    share = counts[counts > 0] / sample.size
+    if -(share * np.log2(share)).sum() > 8 * ENOUGH:
+        return raw
+    order = np.argsort(-counts, kind="stable").astype(np.uint8)
+    kinds, paired, escapes = _alphabet(counts[order] / sample.size, plane, order)
+    coded = _write_coded(plane, width, order[:kinds], paired, escapes)
+    return coded if length(coded) <= plane.size else raw
+
+
+def read_plane(data: memoryview, count: int) -> np.ndarray:
+    """The u8[count] of write_plane, or u8[1] of a constant. Raises CorruptStream."""
+    if not len(data) or data[0] > PAIRS:
+        raise CorruptStream(f"expected a plane of bytes, got {bytes(data[:1])!r}")
+    if data[0] <= CONSTANT:
+        expected = 2 if data[0] else 1 + count
+        if len(data) != expected:
+            raise CorruptStream(f"expected a plane of {expected} bytes, got {len(data)}")
+        return np.frombuffer(data, np.uint8, offset=1)
+    return _read_coded(data, count)
+
+
+def length(parts: list[bytes | np.ndarray]) -> int:
+    """Bytes of parts that are to be joined."""
+    return sum(memoryview(part).nbytes for part in parts)
+
+
+def _sample(plane):
+    blocks = plane.size // BLOCK
+    if plane.size <= 2 * SAMPLE:
+        return plane
+    stride = blocks // (SAMPLE // BLOCK)
+    return plane[: blocks * BLOCK].reshape(blocks, BLOCK)[::stride].reshape(-1)
+
+
+def _alphabet(share, plane, order):
+    """(kinds, whether two share a symbol, whether the last is the escape)."""
+    common = int((share > RARE).sum())
+    if share[KINDS - 1 :].sum() < ESCAPED:
+        return min(common, KINDS - 1) + 1, True, True
+    if common == KINDS and not share[KINDS:].any():
+        known = np.zeros(SYMBOLS, bool)
+        known[order[:KINDS]] = True
+        if known[plane].all():
+            return KINDS, True, False
+    return (SYMBOLS, False, False) if common == SYMBOLS else (common + 1, False, True)
+
+
+def _write_coded(plane, width, order, paired, escapes):
+    kinds, per = len(order), 1 + paired
+    rank = np.full(SYMBOLS, kinds - 1, np.uint8)
+    known = kinds - escapes
+    rank[order[:known]] = np.arange(known, dtype=np.uint8)
+    classes = byte_classes.choose(plane, width, per, rank, kinds)
+    g = shares(classes.counts)
+    precision = best_precision(g, paired)
+    table = frequencies(g, precision, paired)
+    last = kinds - 1 if escapes else SYMBOLS - 1
+    if plane.size % per:
+        plane = np.append(plane, order[0])
+    symbols = plane.view(np.uint16) if paired else plane
+    head, words, found = byte_streams.encode(
+        symbols, classes.of(symbols.size), rank, last, table, precision, paired
+    )
+    flags = escapes * ESCAPES | (classes.rows is not None) * ROWS
+    flags |= (classes.columns is not None) * COLUMNS
+    tail = []
+    if escapes:
+        found = plane.reshape(-1, per)[found].reshape(-1)
+        tail = [found[rank[found] == last]]
+    parts = [order[:known].tobytes(), *(s.tobytes() for s in classes.steps())]
+    side = b"".join([*parts, (g - 1 & 0xFF).astype(np.uint8), (g - 1 >> 8).astype(np.uint8)])
+    side = zlib.compress(side, 9)
+    numbers = classes.width, len(side), len(words), length(tail)
+    log2 = len(head).bit_length() - 1
+    start = HEADER.pack(SINGLES + paired, log2, precision, kinds - 1, len(g), flags, *numbers)
+    return [start, side, head, words, *tail]
+
+
+def _read_coded(data, count):
+    if len(data) < HEADER.size:
+        raise CorruptStream(f"expected a plane of at least {HEADER.size} bytes, got {len(data)}")
+    mode, log2, precision, kinds, classes, flags, *numbers = HEADER.unpack_from(data)
+    width, side, words, escaped = numbers
+    paired, kinds = mode == PAIRS, kinds + 1
+    symbols = -(-count // (1 + paired))
+    escapes = flags & ESCAPES
+    heads = 4 << log2 if log2 <= byte_streams.MOST_LANES else 1 << 62
+    expected = HEADER.size + side + heads + 2 * words + escaped
+    most_kinds = KINDS if paired else SYMBOLS
+    fits = expected == len(data) and kinds <= most_kinds and escaped <= (count if escapes else 0)
+    fits &= precision in PRECISIONS and flags < 8
+    if not fits or not 1 <= classes <= byte_classes.MOST or words > symbols:
+        raise CorruptStream("expected the header of a plane of bytes, got another")
+    at = HEADER.size
+    known = kinds - escapes
+    layout = byte_classes.sizes(width, symbols, flags & ROWS > 0, flags & COLUMNS > 0)
+    whole = known + sum(layout) + 2 * classes * kinds
+    blob = _inflate(data[at : at + side], whole)
+    order, blob = blob[:known], blob[known:]
+    index = byte_classes.read(blob[: sum(layout)], layout, width, symbols, classes)
+    blob = blob[sum(layout) :].reshape(2, classes, kinds).astype(np.int64)
+    g = (blob[0] | blob[1] << 8) + 1
+    if (g.sum(1) != SHARES).any():
+        raise CorruptStream(f"expected shares that sum to {SHARES}, got {g.sum(1).max()}")
+    table = frequencies(g, precision, paired)
+    if table.max() > MOST:
+        raise CorruptStream(f"expected frequencies up to {MOST}, got {table.max()}")
+    none = np.setdiff1d(np.arange(SYMBOLS), order)[:1]
+    if known + len(none) < kinds or len(np.unique(order)) < known:
+        raise CorruptStream(f"expected {known} kinds of bytes, got some of them twice")
+    values = np.zeros(KINDS if paired else SYMBOLS, np.uint16)
+    values[:known] = order
+    values[known:kinds] = none[: kinds - known]
+    if paired:
+        values = (values[None, :] | values[:, None] << 8).reshape(-1)
+    at += side
+    head = np.frombuffer(data, np.uint32, 1 << log2, at)
+    at += heads
+    stream = np.frombuffer(data, np.uint16, words, at)
+    plane = byte_streams.decode(head, stream, index, table, precision, values, symbols, paired)
+    plane = plane.view(np.uint8)[:count]
+    at += 2 * words
+    if not escapes:
+        return plane
+    place = np.flatnonzero(plane == none[0])
+    if len(place) != escaped:
+        raise CorruptStream(f"expected {escaped} escapes, got {len(place)}")
+    if escaped:
+        plane = plane.copy() if not plane.flags.writeable else plane
+        plane[place] = np.frombuffer(data, np.uint8, escaped, at)
+    return plane
+
+
+def _inflate(data, size):
+    """u8[size] of deflated bytes, and no more memory than that."""
+    inflate = zlib.decompressobj()
+    try:
+        out = inflate.decompress(data, size + 1)
+    except zlib.error as error:
+        raise CorruptStream(f"expected side information, got none: {error}") from None
+    if len(out) != size or not inflate.eof or inflate.unused_data:
+        raise CorruptStream(f"expected {size} bytes of side information, got {len(out)}")
+    return np.frombuffer(out, np.uint8)

@@ -1,0 +1,165 @@
+"""rANS of up to 256 symbols at 12 to 14 bits, for a CPU: a load finds symbol, frequency and offset.
+
+What kernels/rans_lax.py computes, for the case that planes of bytes are: one group, a table per
+class of position, and either one byte per symbol or two, each of 16 kinds. A slot s, the low p bits
+of a state x, has for class k one entry, at k * 2**p + s of a table that stays in the second cache:
+
+    symbol << 24 | (f - 1) << 12 | s - c      so that  x = f * (x >> p) + (s - c)
+
+and no frequency f is above 4096.
+
+A stream is that of kernels/rans_decode.py but for its order: words[0] is the first that decoding
+takes, so words[::-1] is the stack there. Steps are the bound of a loop, not a shape: arrays
+are padded to a few sizes, and a program is compiled for each size, not each length.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Int32, UInt8, UInt16, UInt32
+
+from jaxcomp.kernels.rans_lax import divide, prefix_sum
+
+PRECISIONS = 12, 13, 14
+MOST = 1 << 12  # the largest frequency that an entry holds
+SYMBOLS = 256
+KINDS = 16  # of bytes, where two share a symbol
+
+
+def encoding_table(freq: UInt32[np.ndarray, "classes 256"]) -> UInt32[np.ndarray, " n"]:
+    """(f - 1) << 16 | c of each class and symbol.
+
+    A symbol of frequency 0 must not occur.
+    """
+    return ((freq - np.uint32(1)) << 16 | _starts(freq)).reshape(-1)
+
+
+def decoding_table(freq: UInt32[np.ndarray, "classes 256"]) -> UInt32[np.ndarray, " n"]:
+    """The entry of each class and slot."""
+    flat = freq.reshape(-1)
+    at = np.repeat(np.arange(flat.size, dtype=np.uint32), flat)  # class and symbol of each slot
+    entry = at << 24 | ((flat - 1) << 12)[at]
+    slots = np.arange(len(at), dtype=np.uint32) & np.uint32(len(at) // len(freq) - 1)
+    return entry | slots - _starts(freq).reshape(-1)[at]
+
+
+def _starts(freq):
+    return np.cumsum(freq, 1, dtype=np.uint32) - freq
+
+
+@functools.partial(jax.jit, static_argnames=("paired", "classed"))
+def encode(
+    values: UInt8[Array, "steps lanes"] | UInt16[Array, "steps lanes"],
+    classes: UInt8[Array, "steps lanes"] | UInt8[Array, "1 1"],
+    rank: UInt8[Array, " 256"],
+    last: UInt8[Array, ""],
+    table: UInt32[Array, " n"],
+    precision: UInt32[Array, ""],
+    count: Int32[Array, ""],
+    *,
+    paired: bool,
+    classed: bool,
+) -> tuple[
+    UInt32[Array, " lanes"],
+    UInt16[Array, "steps lanes"],
+    Bool[Array, "steps lanes"],
+    Bool[Array, "steps lanes"],
+]:
+    """(head, word, emit, escaped): what is written in order, first step and first lane first.
+
+    values are bytes, or paired bytes as low | high << 8. rank gives each byte's place in the
+    alphabet; a symbol with a byte of rank `last` is told in `escaped`. Values at count and beyond
+    change nothing, and rows past the last step are not looked at.
+    """
+    steps, lanes = values.shape
+    one = jnp.uint32(1)
+    no_operation = ((one << precision) - 1) << 16  # a certain symbol
+    used = (count + lanes - 1) // lanes
+    lane = jnp.arange(lanes)
+
+    def push(i, carry):
+        x, word, emit, escaped = carry
+        t = used - 1 - i
+        value = lax.dynamic_index_in_dim(values, t, keepdims=False)
+        low = _load(rank, value & 0xFF)
+        symbol, escape = low.astype(jnp.int32), low == last
+        if paired:
+            high = _load(rank, value >> 8)
+            symbol, escape = symbol | high.astype(jnp.int32) << 4, escape | (high == last)
+        if classed:
+            row = lax.dynamic_index_in_dim(classes, t, keepdims=False)
+            symbol = row.astype(jnp.int32) << 8 | symbol
+        valid = t * lanes + lane < count
+        entry = jnp.where(valid, _load(table, symbol), no_operation)
+        freq, start = (entry >> 16) + 1, entry & 0xFFFF
+        emits = x >> 16 >= freq << (16 - precision)
+        word = _store(word, t, x.astype(jnp.uint16))
+        x = jnp.where(emits, x >> 16, x)
+        quotient = divide(x, freq, min(PRECISIONS))
+        x = (quotient << precision) + start + (x - quotient * freq)
+        return x, word, _store(emit, t, emits), _store(escaped, t, escape & valid)
+
+    head = jnp.full(lanes, 1 << 16, jnp.uint32)
+    flags = jnp.zeros((steps, lanes), bool)
+    start = head, jnp.zeros((steps, lanes), jnp.uint16), flags, flags
+    return lax.fori_loop(0, used, push, start)
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "paired", "classed"))
+def decode(
+    head: UInt32[Array, " lanes"],
+    words: UInt16[Array, " capacity"],
+    classes: UInt8[Array, "steps lanes"] | UInt8[Array, "1 1"],
+    table: UInt32[Array, " n"],
+    values: UInt16[Array, " 256"],
+    precision: UInt32[Array, ""],
+    count: Int32[Array, ""],
+    *,
+    steps: int,
+    paired: bool,
+    classed: bool,
+) -> tuple[
+    UInt8[Array, "steps lanes"] | UInt16[Array, "steps lanes"],
+    UInt32[Array, " lanes"],
+    Int32[Array, ""],
+]:
+    """(values of the symbols, heads, words taken). A stream that ran dry has taken too many.
+
+    words hold at least as many as there are lanes, whatever a damaged stream asks for.
+    """
+    lanes = head.shape[0]
+    narrow = jnp.uint16 if paired else jnp.uint8
+    lane = jnp.arange(lanes)
+
+    def pop(t, carry):
+        x, place, out = carry
+        slot = x & ((jnp.uint32(1) << precision) - 1)
+        if classed:
+            row = lax.dynamic_index_in_dim(classes, t, keepdims=False)
+            slot = row.astype(jnp.uint32) << precision | slot
+        entry = _load(table, slot.astype(jnp.int32))
+        new = ((entry >> 12 & (MOST - 1)) + 1) * (x >> precision) + (entry & (MOST - 1))
+        x = jnp.where(t * lanes + lane < count, new, x)
+        need = x < 1 << 16
+        taken = prefix_sum(need)
+        # All that a step takes lies together, and loads from so few stay in the first cache.
+        near = lax.dynamic_slice(words, (place,), (lanes,)).astype(jnp.uint32)
+        x = jnp.where(need, x << 16 | _load(near, taken - need), x)
+        return x, place + taken[-1], _store(out, t, _load(values, entry >> 24).astype(narrow))
+
+    used = (count + lanes - 1) // lanes
+    out = jnp.zeros((steps, lanes), narrow)
+    x, place, out = lax.fori_loop(0, used, pop, (head, jnp.int32(0), out))
+    return out, x, place
+
+
+def _load(array, place):
+    """XLA itself clamps what a damaged stream asks for; the promise saves a second clamp."""
+    return array.at[place].get(mode="promise_in_bounds")
+
+
+def _store(rows, t, row):
+    return lax.dynamic_update_index_in_dim(rows, row, t, 0)

@@ -1,0 +1,38 @@
+"""Frequencies sum to a power of two, each at least 1, and cost little above the entropy."""
+
+import numpy as np
+import pytest
+
+from jaxcomp.coding.byte_tables import SHARES, best_precision, frequencies, shares
+from jaxcomp.kernels.rans_bytes import MOST
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("kinds", [1, 2, 9, 16, 256])
+def test_frequencies_are_near_the_shares(paired, kinds):
+    if paired and kinds > 16:
+        return
+    counts = RNG.integers(1, 1000, (5, kinds)) * 2.0 ** -np.arange(kinds).clip(0, 9)
+    g = shares(counts)
+    assert (g.sum(1) == SHARES).all() and g.min() >= 1
+    p = counts / counts.sum(1, keepdims=True)
+    assert np.abs(g / SHARES - p).max() < 0.02
+    precision = best_precision(g, paired)
+    f = frequencies(g, precision, paired)
+    assert (f.sum(1) == 1 << precision).all() and f.max() <= MOST
+    q = f / f.sum(1, keepdims=True)
+    if paired:
+        q = q.reshape(5, 16, 16)[:, :kinds, :kinds]
+        p = p[:, :, None] * p[:, None]
+    else:
+        q = q[:, :kinds]
+    assert q.min() > 0
+    excess = (p * np.log2(p / q)).reshape(5, -1).sum(1)
+    assert excess.max() < 0.03 * (1 + paired)
+
+
+def test_shares_of_what_was_never_seen():
+    g = shares(np.zeros((2, 7)))
+    assert (g.sum(1) == SHARES).all() and g.min() >= 1

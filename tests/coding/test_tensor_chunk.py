@@ -1,0 +1,119 @@
+"""Chunks of any array come back bit for bit, near their entropy; damaged ones say so."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp.coding.tensor_chunk import as_integers, chunk_kind, decode_chunk, encode_chunk
+
+RNG = np.random.default_rng(0)
+DTYPES = (
+    "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64 complex64 "
+    "complex128 bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3b11fnuz float4_e2m1fn int4 uint4 int2"
+).split()
+
+
+def through(x, base=None):
+    """The bytes of an array that came back from them."""
+    data = encode_chunk(x, base=base)
+    got = decode_chunk(data, x.dtype, x.size, base=base)
+    assert got.dtype == x.dtype and got.shape == (x.size,) and got.tobytes() == x.tobytes()
+    assert len(data) <= x.nbytes + 2
+    return data
+
+
+def typed(name):
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(DTYPES), st.sampled_from([0, 1, 2, 63, 700, 1025]), st.data())
+def test_any_array_comes_back(name, count, data):
+    dtype = typed(name)
+    few = data.draw(st.binary(min_size=1, max_size=40))
+    raw = np.frombuffer(few * (count * 16 // len(few) + 1), np.uint8)
+    raw = np.where(RNG.random(raw.size) < data.draw(st.sampled_from([0, 0.02, 1])), 3, raw)
+    x = (raw & 1 if name == "bool" else raw).astype(np.uint8)[: count * dtype.itemsize].view(dtype)
+    base = data.draw(st.sampled_from([None, np.roll(x, 1), x.copy()]))
+    through(x, base)
+
+
+def normal(name, count=6000):
+    dtype = typed(name)
+    return (RNG.normal(size=count) * (2 if dtype.itemsize < 2 else 0.02)).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio"),
+    [("bfloat16", 0.675), ("float32", 0.845), ("float16", 0.87), ("float64", 0.9)],
+)
+def test_gaussian_floats_are_near_the_entropy_of_their_exponents(name, ratio):
+    x = normal(name)
+    data = through(x)
+    assert chunk_kind(data) == "planes" and len(data) <= ratio * x.nbytes
+    x[::500], x[1::700] = np.nan, -0.0
+    as_integers(x)[5::900] = 1  # the smallest denormal
+    through(x)
+
+
+def test_noise_is_stored_constants_and_zeros_take_nothing():
+    noise = np.frombuffer(RNG.bytes(9000), np.float32)
+    assert chunk_kind(through(noise)) == "raw"
+    assert chunk_kind(through(np.full(900, -0.0))) == "constant" and len(through(np.ones(9))) == 9
+    few = np.where(RNG.random(60000) < 0.1, normal("bfloat16", 60000), 0).astype("bfloat16")
+    assert chunk_kind(through(few)) == "sparse" and len(through(few)) < 0.11 * few.nbytes
+    mask = RNG.random(8000) < 0.5
+    assert chunk_kind(through(mask)) == "bits" and len(through(mask)) < 1020
+
+
+def test_rows_of_other_scales_have_other_tables():
+    scale = np.exp(RNG.normal(size=(96, 1)) * 1.5)
+    x = (RNG.normal(size=(96, 128)) * scale).astype(ml_dtypes.bfloat16)
+    assert len(through(x)) < 0.97 * len(through(x.reshape(-1)))
+
+
+def test_differences_from_a_base_take_the_smaller_way():
+    base = normal("float32")
+    near = base * np.float32(1 + 1e-5)
+    data = through(near, base)
+    assert chunk_kind(data).startswith("delta") and len(data) < 0.7 * len(through(near))
+    assert len(through(base, base)) < 20
+    with pytest.raises(CorruptStream, match="base"):
+        decode_chunk(data, near.dtype, near.size)
+    with pytest.raises(UnsupportedInput, match="base"):
+        encode_chunk(near, base=base[:9])
+
+
+def test_what_is_no_chunk_is_a_named_error():
+    with pytest.raises(UnsupportedInput, match="numbers"):
+        encode_chunk(np.array(["a"], object))
+    with pytest.raises(CorruptStream, match="chunk"):
+        decode_chunk(b"", np.float32, 3)
+    out = np.empty(6000, ml_dtypes.bfloat16)
+    assert decode_chunk(encode_chunk(out), out.dtype, 6000, out=out) is out
+    with pytest.raises(UnsupportedInput, match="out"):
+        decode_chunk(encode_chunk(out), out.dtype, 6000, out=out[:3])
+
+
+def test_damaged_chunks_are_errors_or_arrays_of_the_length():
+    x = normal("bfloat16", 3000)
+    sparse = np.where(RNG.random(3000) < 0.3, x, 0).astype(x.dtype)
+    chunks = [
+        (d, b) for a, b in ((x, None), (sparse, None), (x, np.roll(x, 1))) for d in [through(a, b)]
+    ]
+    for i in range(1000):
+        data, base = chunks[i % 3]
+        bad = bytearray(data)
+        for _ in range(RNG.integers(1, 4)):
+            # Headers come first: half of the damage is done to them.
+            bad[RNG.integers(len(bad) if i % 2 else 60)] = RNG.integers(256)
+        if i % 5 == 0:
+            del bad[RNG.integers(len(bad)) :]
+        try:
+            got = decode_chunk(bytes(bad), x.dtype, 3000, base=base)
+            assert got.shape == (3000,)
+        except CorruptStream:
+            pass
