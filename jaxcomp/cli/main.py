@@ -27,6 +27,7 @@ COMMANDS = {
     "compress": "photos to .jxc files",
     "decompress": "a .jxc file to an image file",
     "info": "what a .jxc file holds, without decoding it",
+    "convert": "a compressed model between GGUF, .jxc and safetensors layouts",
     "eval": "beside JPEG, WebP, JPEG 2000 and AVIF at matched quality",
     "demo": "the bundled photo at three qualities, verified",
     "train": "weights of an image codec, from a folder of photos",
