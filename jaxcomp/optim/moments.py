@@ -12,6 +12,7 @@ Gradients that are not finite, or whose moments are not, leave updates of NaN, s
 seen, and the moments of their block (of the entry alone, in float32) as they were.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -152,7 +153,7 @@ def _in_blocks(rule, maps, block, g, old, numbers):
 def _in_float32(rule, maps, block, g, old, numbers):
     check_shapes(g, old[0])
     out, new = rule(g.astype(jnp.float32), old, numbers)
-    fits = jnp.array([jnp.abs(x) <= LARGEST for x in new]).all(0)
+    fits = functools.reduce(jnp.logical_and, (jnp.abs(x) <= LARGEST for x in new))
     kept = tuple(jnp.where(fits, x, y) for x, y in zip(new, old, strict=True))
     return jnp.where(fits, out, jnp.nan), kept
 

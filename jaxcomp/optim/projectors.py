@@ -41,11 +41,11 @@ def by_columns() -> Projector:
         return _draw(key, g.shape[-1], part.size)
 
     def project(g, part, density):
-        return _matrix(g)[:, part]
+        return _columns(_matrix(g), part)
 
     def lift(g, part, step, scale, density):
         signs = scale * jnp.sign(_matrix(g))
-        return signs.at[:, part].set(step.astype(signs.dtype)).reshape(g.shape)
+        return _set_columns(signs, part, step.astype(signs.dtype)).reshape(g.shape)
 
     return Projector(init, choose, project, lift, _all_columns)
 
@@ -64,7 +64,7 @@ def by_blocks() -> Projector:
         return (part + lax.iota(jnp.int32, _count(size, density))) % size
 
     def project(g, part, density):
-        return _matrix(g)[:, places(g, part, density)]
+        return _columns(_matrix(g), places(g, part, density))
 
     def lift(g, part, step, scale, density):
         return columns.lift(g, places(g, part, density), step, scale, density)
@@ -126,6 +126,39 @@ def by_svd() -> Projector:
 
 def _matrix(g: jax.Array) -> jax.Array:
     return g.reshape(-1, g.shape[-1])
+
+
+def _columns(matrix: jax.Array, part: jax.Array) -> jax.Array:
+    """Some of the columns. On CPUs entry by entry, as XLA lays whole columns out by columns."""
+
+    def entries(matrix, part):
+        rows = lax.broadcasted_iota(jnp.int32, (matrix.shape[0], part.size), 0)
+        return matrix.at[rows, part].get(mode="promise_in_bounds")
+
+    return lax.platform_dependent(matrix, part, cpu=entries, default=lambda x, part: x[:, part])
+
+
+def _set_columns(matrix: jax.Array, part: jax.Array, step: jax.Array) -> jax.Array:
+    """The matrix with step in place of some of its columns.
+
+    CPUs do not write step, they read it where it is, which is part of the loop over the parameters.
+    What is read so is computed anew for each entry, unless XLA sees something dear, as a division,
+    that is used twice. So it is shown one: by ones, and of two equal matrices.
+    """
+    if not part.size:
+        return matrix
+
+    def entries(matrix, part, step):
+        place = jnp.full(matrix.shape[1], -1).at[part].set(lax.iota(jnp.int32, part.size))
+        both = jnp.broadcast_to(step / jnp.where(jnp.isnan(step), step, 1), (2, *step.shape))
+        which = (place < 0).astype(jnp.int32)
+        rows = lax.broadcasted_iota(jnp.int32, matrix.shape, 0)
+        there = both.at[which, rows, jnp.maximum(place, 0)].get(mode="promise_in_bounds")
+        return jnp.where(place >= 0, there, matrix)
+
+    return lax.platform_dependent(
+        matrix, part, step, cpu=entries, default=lambda x, part, step: x.at[:, part].set(step)
+    )
 
 
 def _is_wide(g: jax.Array) -> bool:
