@@ -129,7 +129,7 @@ def _leaf(name: str, parts: dict[str, np.ndarray], widths: set[int], dtype: Any)
     if order is not None and order.size and order.min() < 0:  # -1: not set
         order = None
     kept, dtype = (scale, zeros), dtype or scale.dtype
-    return grouped(codes, order, lambda codes: tensor(codes, *kept, format, dtype))
+    return grouped(codes, order, scale.shape[1], lambda codes: tensor(codes, *kept, format, dtype))
 
 
 def _scales(name, scale, shape):

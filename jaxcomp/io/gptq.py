@@ -88,9 +88,7 @@ def _leaf(name: str, parts: dict[str, np.ndarray], version: int) -> Any:
     qweight, qzeros, scales = (parts[part] for part in PARTS[:3])
     bits = _bits(name, qweight, qzeros, scales)
     size, outputs, groups = len(qweight) * 32 // bits, scales.shape[1], scales.shape[0]
-    order = parts.get("g_idx")
-    good = order is None or (order.shape == (size,) and order.min() >= 0 and order.max() < groups)
-    if size % groups or not good:
+    if size % groups:
         raise CorruptStream(
             f"expected {groups} groups of {size} inputs in {name}, got others; fetch the file again"
         )
@@ -98,7 +96,7 @@ def _leaf(name: str, parts: dict[str, np.ndarray], version: int) -> Any:
     zeros = unpack_words(qzeros, bits, outputs).T
     if version == 1:
         zeros = zeros + np.uint8(1) & np.uint8((1 << bits) - 1)
-    return uniform(codes, scales, zeros, bits, order)
+    return uniform(codes, scales, zeros, bits, parts.get("g_idx"))
 
 
 def uniform(codes, scales, zeros, bits, order):
@@ -107,7 +105,9 @@ def uniform(codes, scales, zeros, bits, order):
     if (zeros == 1 << (bits - 1)).all():  # symmetric: the zeros need not be kept
         format, zeros = format._replace(zero=None, offset=1 << (bits - 1)), None
     parts = [None if x is None else np.ascontiguousarray(x) for x in (scales.T, zeros)]
-    return grouped(codes, order, lambda codes: tensor(codes, *parts, format, scales.dtype))
+    return grouped(
+        codes, order, len(scales), lambda codes: tensor(codes, *parts, format, scales.dtype)
+    )
 
 
 def _bits(name, qweight, qzeros, scales):

@@ -100,35 +100,27 @@ def grid_of(leaf: Any, name: str) -> Grid:
     return Grid(codes, scales, zeros, leaf.format, order)
 
 
-def grouped(codes: np.ndarray, order: np.ndarray | None, make: Any) -> Any:
+def grouped(codes: np.ndarray, order: np.ndarray | None, groups: int, make: Any) -> Any:
     """make(codes) where groups are runs of inputs; else Selected, with the inputs sorted by group.
 
     order: the group of each input, [in]. CorruptStream where groups are not all of one size.
     """
-    if order is None or (np.diff(order) >= 0).all():
-        size, groups = codes.shape[-1], 1 if order is None else int(order[-1]) + 1
-        _check_groups(order, size, groups)
-        return make(codes)
-    groups = int(order.max()) + 1
-    _check_groups(order, len(order), groups)
-    index = np.argsort(order, kind="stable")
-    inner = make(np.ascontiguousarray(codes[:, index]))
-    kind = np.uint16 if len(index) <= 1 << 16 else np.int32
-    return Selected(inner, on_device(index.astype(kind)[None]), inner.packed)
-
-
-def _check_groups(order, size, groups):
+    size = codes.shape[-1]
     if order is None:
-        return
-    if (
-        order.min() < 0
-        or size % groups
-        or (np.bincount(order, minlength=groups) * groups != size).any()
-    ):
+        return make(codes)
+    good = order.shape == (size,) and order.dtype.kind in "iu" and size % groups == 0
+    good = good and order.min() >= 0 and order.max() < groups  # before they are counted
+    if not good or (np.bincount(order, minlength=groups) * groups != size).any():
         raise CorruptStream(
-            f"expected {size} inputs in groups of one size, got {groups} of others; fetch the file "
+            f"expected {size} inputs in {groups} groups of one size, got others; fetch the file "
             "again"
         )
+    if (np.diff(order) >= 0).all():
+        return make(codes)
+    index = np.argsort(order, kind="stable")
+    inner = make(np.ascontiguousarray(codes[:, index]))
+    kind = np.uint16 if size <= 1 << 16 else np.int32
+    return Selected(inner, on_device(index.astype(kind)[None]), inner.packed)
 
 
 def _turned(leaf: QTensor) -> QTensor:

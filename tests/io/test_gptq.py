@@ -74,7 +74,7 @@ def test_refusals(arrays):
         from_gptq(bad)
     bad = of(arrays, "a4")
     bad["a4.g_idx"] = bad["a4.g_idx"] * 100
-    with pytest.raises(CorruptStream, match="4 groups of 64"):
+    with pytest.raises(CorruptStream, match="64 inputs in 4 groups"):
         from_gptq(bad)
     with pytest.raises(CorruptStream, match="expected scales beside"):
         from_gptq({name: x for name, x in bad.items() if "scales" not in name})

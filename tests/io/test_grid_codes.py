@@ -39,7 +39,7 @@ def test_groups_in_any_order_are_sorted_and_found_again():
     scales = rng.random((3, 4)).astype(np.float32)
     order = rng.permutation(np.arange(64) // 16).astype(np.int32)
     format = F.INT4._replace(group=16, scale="float32")
-    leaf = grouped(codes, order, lambda codes: tensor(codes, scales, None, format, np.float32))
+    leaf = grouped(codes, order, 4, lambda codes: tensor(codes, scales, None, format, np.float32))
     expected = (codes.astype(np.float32) - 8) * scales[:, order]
     np.testing.assert_array_equal(leaf.dense(), expected)
     grid = grid_of(leaf, "a")
@@ -55,4 +55,7 @@ def test_refusals():
     with pytest.raises(UnsupportedInput, match="two axes in 'a'"):
         grid_of(F.quantize(jnp.ones((2, 3, 8)), F.INT8, -1), "a")
     with pytest.raises(CorruptStream, match="groups of one size"):
-        grouped(np.zeros((2, 4), np.uint8), np.array([1, 0, 0, 0]), lambda codes: codes)
+        grouped(np.zeros((2, 4), np.uint8), np.array([1, 0, 0, 0]), 2, lambda codes: codes)
+    for order in (np.arange(4.0), np.full(4, 1 << 40), np.arange(3)):
+        with pytest.raises(CorruptStream, match="4 inputs in 2 groups"):
+            grouped(np.zeros((2, 4), np.uint8), order, 2, lambda codes: codes)
