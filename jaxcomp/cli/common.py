@@ -5,7 +5,9 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from typing import Any
@@ -182,6 +184,97 @@ def progress(total: int, what: str) -> Iterator[Any]:
     with Progress(console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda label: bar.update(task, advance=1, description=label)
+
+
+@contextlib.contextmanager
+def progress_bytes(total: int, what: str) -> Iterator[Any]:
+    """A bar with MB/s on stderr where that is a terminal; yields advance(bytes)."""
+    if not sys.stderr.isatty():
+        yield lambda nbytes: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), DownloadColumn()),
+        *(TransferSpeedColumn(), TimeRemainingColumn()),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda nbytes: bar.update(task, advance=nbytes)
+
+
+class _Again(BufferedIOBase):
+    """A stream of which the first bytes were read, from its beginning."""
+
+    def __init__(self, head: bytes, stream: BufferedIOBase):
+        self._head, self._stream = head, stream
+
+    def read(self, size: int | None = -1) -> bytes:
+        head, self._head = self._head, b""
+        return head + self._stream.read(size if size is None or size < 0 else size - len(head))
+
+
+@contextlib.contextmanager
+def judged(path: str) -> Iterator[tuple[int, Any]]:
+    """(version of a .jxc file, the file): its path; of standard input a copy that can be sought.
+
+    Raises CorruptStream for other files, before jax is loaded.
+    """
+    from jaxcomp.coding.chunked import Reader
+    from jaxcomp.coding.framing import version_of
+
+    if path != PIPE:
+        with naming(path), open(path, "rb") as file:
+            version = version_of(file.read(5))
+            if version == 2:
+                Reader(file)
+        yield version, path
+        return
+    stream = binary_stdin()
+    head = stream.read(5)
+    with naming(path):
+        version = version_of(head)
+    if version != 2:
+        yield version, _Again(head, stream)
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(head)
+        shutil.copyfileobj(stream, file, 1 << 20)
+        with naming(path):
+            Reader(file)
+        yield version, file
+
+
+def add_max_bytes(parser: argparse.ArgumentParser) -> None:
+    """The limit that arrays are held to before they are allocated."""
+    parser.add_argument(
+        "--max-bytes",
+        type=positive_int,
+        metavar="N",
+        help="refuse files that hold more (default 4 GiB, or 16 times the file where that is more)",
+    )
+
+
+def add_base(parser: argparse.ArgumentParser, what: str) -> None:
+    """The file that a delta is against, and threads."""
+    parser.add_argument("--base", metavar="PREVIOUS.jxc", help=what)
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="default: one for each core, at least 2"
+    )
+
+
+def speed(nbytes: int, seconds: float) -> dict[str, float]:
+    """What records of work on many bytes end with."""
+    rate = nbytes / 1e6 / max(seconds, 1e-9)
+    return {"seconds": round(seconds, 3), "megabytes_per_second": round(rate, 1)}
 
 
 def flags_of_one(codec: str, pixels: int) -> str:

@@ -1,4 +1,4 @@
-"""jaxcomp compress: photos to .jxc files."""
+"""jaxcomp compress: photos, and models without loss (compress_model.py), to .jxc files."""
 
 import argparse
 import json
@@ -25,8 +25,14 @@ examples:
   jaxcomp compress holiday/ --out small/               every photo of a folder, as small/*.jxc
   cat photo.png | jaxcomp compress - - > photo.jxc     through a pipe
 
-The EXIF orientation is applied and the ICC profile kept; other metadata is dropped.
+  jaxcomp compress model.safetensors model.jxc         without loss, byte for byte; also .npy, .npz
+  jaxcomp compress checkpoint/ model.jxc               a folder of Hugging Face: all of its files
+  jaxcomp compress new.safetensors new.jxc --base old.jxc    what changed since, where smaller
+
+Photos: the EXIF orientation is applied and the ICC profile kept; other metadata is dropped.
 Transparency is refused unless --background says what to blend it with.
+Models: every byte comes back, and is checked by its SHA-256. Arrays are coded in chunks by all
+cores, in the memory of a few chunks whatever the size; 'jaxcomp extract' takes out one of them.
 """
 
 
@@ -34,9 +40,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
     from jaxcomp.codecs.header import CODECS, TRAINABLE
 
-    parser.description = "Compress a photo (PNG, JPEG, WebP, TIFF, ...), or a folder of photos."
+    parser.description = (
+        "Compress a photo (PNG, JPEG, WebP, TIFF, ...), a folder of photos, or a model without "
+        "loss: a .safetensors, .npy or .npz file, or a folder with such files."
+    )
     parser.epilog = EPILOG
-    parser.add_argument("photo", metavar="PHOTO", help="a photo, a folder of photos, or -")
+    parser.add_argument("photo", metavar="IN", help="a photo, a model, a folder, or - for a photo")
     parser.add_argument("output", metavar="OUT.jxc", nargs="?", help="the file to write, or -")
     parser.add_argument("--out", metavar="DIR", help="the folder to write to (created if needed)")
     size = parser.add_mutually_exclusive_group()
@@ -61,20 +70,22 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--background", metavar="COLOUR", help="blend transparency with white, #ff8800, ..."
     )
     common.add_max_pixels(parser)
+    common.add_base(parser, "models: an earlier .jxc file, needed again to decompress this one")
     common.add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One photo, or a folder of them."""
+    """One photo, or a folder of them, or a model."""
+    from jaxcomp.cli import compress_model
+
+    if compress_model.is_model(arguments):
+        return compress_model.run(arguments)
+    if arguments.base is not None:
+        raise UnsupportedInput("--base is for models: .safetensors, .npy, .npz and folders of them")
     if (arguments.output is None) == (arguments.out is None):
         raise UnsupportedInput("expected one of OUT.jxc and --out DIR; see jaxcomp compress --help")
     if arguments.photo != common.PIPE and os.path.isdir(arguments.photo):
-        if arguments.out is None:
-            raise UnsupportedInput(
-                f"{common.shown(arguments.photo)} is a folder; say where its .jxc files go with "
-                "--out DIR"
-            )
         return _folder(arguments)
     output = arguments.output
     if output is None:

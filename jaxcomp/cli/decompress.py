@@ -1,7 +1,8 @@
-"""jaxcomp decompress: a .jxc file to an image file."""
+"""jaxcomp decompress: a .jxc file to an image, or to the model file or folder that it was."""
 
 import argparse
 import os
+import time
 
 from jaxcomp.cli import common
 
@@ -10,7 +11,10 @@ examples:
   jaxcomp decompress photo.jxc photo.png
   jaxcomp decompress photo.jxc photo.tiff              also .webp (lossless), .bmp, .ppm
   jaxcomp decompress photo.jxc - | display             PNG on standard output
+  jaxcomp decompress model.jxc model.safetensors       or .npy, .npz: whatever went in
+  jaxcomp decompress model.jxc folder/                 a new folder, where a folder went in
 
+A model comes back byte for byte: what was written has the SHA-256 of the original, or nothing is.
 The file is checked before anything is loaded: a damaged one is refused in a fraction of a second,
 and OUT stays as it was.
 """
@@ -18,25 +22,73 @@ and OUT stays as it was.
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    parser.description = "Decompress a .jxc file to PNG or another lossless image format."
+    parser.description = (
+        "Decompress a .jxc file: a photo to PNG or another lossless format, a model to its files."
+    )
     parser.epilog = EPILOG
     parser.add_argument("input", metavar="IN.jxc", help="the file to read, or -")
-    parser.add_argument("output", metavar="OUT.png", help="the image to write, or - for PNG")
+    parser.add_argument(
+        "output", metavar="OUT", help="the image, model file or folder to write, or -"
+    )
     common.add_weights(parser)
     common.add_max_pixels(parser)
+    common.add_base(parser, "models: the file that this one is a delta against")
+    common.add_max_bytes(parser)
     common.add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """A photo or a model, as the first bytes say."""
+    if not os.path.isdir(arguments.output):
+        common.check_output(arguments.output, inputs=[arguments.input])
+    with common.judged(arguments.input) as (version, source):
+        return _photo(arguments, source) if version != 2 else _model(arguments, source)
+
+
+def _model(arguments, source):
+    """Files as they were."""
+    from jaxcomp.io.model_files import decompress_file
+
+    piped = arguments.output == common.PIPE
+    target = common.binary_stdout() if piped else arguments.output
+    start = time.perf_counter()
+    size = os.path.getsize(source) if isinstance(source, str) else 0
+    with common.naming(arguments.input), common.progress_bytes(size, "decompressing") as advance:
+        done = decompress_file(
+            source,
+            target,
+            base=arguments.base,
+            max_nbytes=arguments.max_bytes,
+            threads=arguments.threads,
+            progress=advance,
+        )
+    if piped:
+        target.flush()
+    record = {
+        "input": common.shown(arguments.input),
+        "output": common.shown(arguments.output),
+        "bytes": done.nbytes,
+        "original_bytes": done.original_nbytes,
+        "arrays": done.arrays,
+        "files": done.files,
+        **common.speed(done.original_nbytes, time.perf_counter() - start),
+    }
+    line = (
+        f"{record['input']} -> {record['output']}: {done.arrays} arrays, {done.files} files, "
+        f"{done.original_nbytes} bytes, {record['megabytes_per_second']:.0f} MB/s"
+    )
+    common.report(line, record, arguments, arguments.output)
+    return 0
+
+
+def _photo(arguments, source):
     """Judge the container, then load jax, decode, write."""
     from jaxcomp.codecs.header import icc_profile, image_shape
     from jaxcomp.coding.container import read
 
-    common.check_output(arguments.output, inputs=[arguments.input])
     with common.naming(arguments.input):
-        piped = arguments.input == common.PIPE
-        container = read(common.binary_stdin() if piped else arguments.input)
+        container = read(source)
         height, width = image_shape(container, max_pixels=arguments.max_pixels)[:2]
         icc = icc_profile(container)
 

@@ -1,6 +1,7 @@
-"""jaxcomp info: what a .jxc file holds, without decoding it and without jax.
+"""jaxcomp info: what a .jxc file holds; of photos without decoding it and without jax.
 
-Photos, and what jaxcomp.io writes: weights, and keys and values of a context.
+Photos, and what jaxcomp.io writes: weights, keys and values of a context, and, in info_tensors.py,
+models and other trees of arrays.
 """
 
 import argparse
@@ -12,9 +13,15 @@ EPILOG = """\
 examples:
   jaxcomp info photo.jxc
   jaxcomp info photo.jxc --json | jq .bpp
+  jaxcomp info model.jxc                       every array, beside its order-0 entropy
+  jaxcomp info model.jxc --quick               the same without decoding, for the names
 
-Every checksum is verified, so 'info' is also a quick test of a file. It does not decode: damage
-that was given fitting checksums shows only in 'decompress'.
+The order-0 entropy of an array is what its bytes would take with one ideal table for each place in
+a value (floats: exponent first). It is counted from the arrays, which are decoded for it, in the
+memory of a few chunks.
+
+Photos: every checksum is verified, so 'info' is also a quick test of a file. It does not decode:
+damage that was given fitting checksums shows only in 'decompress'.
 """
 
 TREE = "tree"  # what jaxcomp.io.save_weights writes; naming it here loads nothing of it
@@ -26,19 +33,33 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.description = "Print what a .jxc file holds, after checking its structure and checksums."
     parser.epilog = EPILOG
     parser.add_argument("input", metavar="IN.jxc", help="the file to read, or -")
+    parser.add_argument(
+        "--quick", action="store_true", help="models: the index alone, without order-0 entropies"
+    )
     common.add_max_pixels(parser)
+    common.add_base(parser, "models: the file that this one is a delta against")
+    common.add_max_bytes(parser)
     common.add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, judge, print."""
+    with common.judged(arguments.input) as (version, source):
+        if version != 2:
+            return _one(arguments, source)
+        from jaxcomp.cli import info_tensors
+
+        return info_tensors.run(arguments, source)
+
+
+def _one(arguments, source) -> int:
+    """Of one signal or tree of weights."""
     from jaxcomp.codecs.header import ICC_SECTION, decoder_macs, icc_profile, image_shape
     from jaxcomp.coding.container import pack, read
 
     with common.naming(arguments.input):
-        piped = arguments.input == common.PIPE
-        container = read(common.binary_stdin() if piped else arguments.input)
+        container = read(source)
         if container.codec == TREE:
             return _print_tree(arguments, container)
         if container.codec == FEATURES:

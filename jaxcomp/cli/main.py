@@ -24,9 +24,11 @@ from jaxcomp.base import JaxcompError
 DEFECT, REFUSED, INTERRUPTED = 1, 2, 130
 
 COMMANDS = {
-    "compress": "photos to .jxc files",
-    "decompress": "a .jxc file to an image file",
-    "info": "what a .jxc file holds, without decoding it",
+    "compress": "photos, and models without loss, to .jxc files",
+    "decompress": "a .jxc file to an image or model file, or a folder",
+    "info": "what a .jxc file holds",
+    "verify": "whether a .jxc file is whole",
+    "extract": "one array of a model, without reading the rest",
     "convert": "a compressed model between GGUF, .jxc and safetensors layouts",
     "eval": "beside JPEG, WebP, JPEG 2000 and AVIF at matched quality",
     "demo": "the bundled photo at three qualities, verified",
@@ -39,7 +41,9 @@ examples:
   jaxcomp compress photo.png photo.jxc --bpp 0.5     a size instead of a quality
   jaxcomp compress holiday/ --out small/             every photo of a folder
   jaxcomp decompress photo.jxc photo.png
-  jaxcomp info photo.jxc                             what is inside, without decoding
+  jaxcomp info photo.jxc                             what is inside
+  jaxcomp compress model.safetensors model.jxc       byte for byte, also .npy and model folders
+  jaxcomp decompress model.jxc model.safetensors
   jaxcomp eval photo.png --plot curve.png            beside JPEG, WebP, JPEG 2000 and AVIF
   jaxcomp demo                                       the same on a bundled photo
 
@@ -58,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; argv defaults to the process's arguments. Returns the exit code."""
     parser = _Parser(
         prog="jaxcomp",
-        description="Compress photos with codecs that run inside XLA.",
+        description="Compress photos, with codecs that run inside XLA, and models without loss.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -89,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = f"{error.filename}: " if error.filename is not None else ""
         return _refuse(f"{name}{error.strerror or error}; check the path and its permissions")
     except MemoryError:
-        return _refuse("out of memory; use a smaller photo or a lower --max-pixels")
+        return _refuse("out of memory; use a smaller file, or a lower --max-pixels or --max-bytes")
     except KeyboardInterrupt:
         print("jaxcomp: interrupted", file=sys.stderr)
         return INTERRUPTED

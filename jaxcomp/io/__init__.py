@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from jaxcomp.lazy import load_on_use
 
 if TYPE_CHECKING:
+    from jaxcomp.io.array_files import write_array as write_array
     from jaxcomp.io.awq import from_awq as from_awq
     from jaxcomp.io.awq import to_awq as to_awq
     from jaxcomp.io.coded_size import coded_nbytes as coded_nbytes
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from jaxcomp.io.gguf_leaves import round_to_gguf as round_to_gguf
     from jaxcomp.io.gptq import from_gptq as from_gptq
     from jaxcomp.io.gptq import to_gptq as to_gptq
+    from jaxcomp.io.model_files import compress_file as compress_file
+    from jaxcomp.io.model_files import decompress_file as decompress_file
+    from jaxcomp.io.model_files import verify_file as verify_file
     from jaxcomp.io.photo import Photo as Photo
     from jaxcomp.io.photo import image_bytes as image_bytes
     from jaxcomp.io.photo import read_photo as read_photo
@@ -26,12 +30,17 @@ if TYPE_CHECKING:
     from jaxcomp.io.qwix_arrays import to_qwix as to_qwix
     from jaxcomp.io.safetensors_leaves import load_safetensors as load_safetensors
     from jaxcomp.io.safetensors_leaves import save_safetensors as save_safetensors
+    from jaxcomp.io.tensor_info import array_infos as array_infos
+    from jaxcomp.io.tensors import load_tensors as load_tensors
+    from jaxcomp.io.tensors import open_tensors as open_tensors
+    from jaxcomp.io.tensors import save_tensors as save_tensors
     from jaxcomp.io.weights_file import load_weights as load_weights
     from jaxcomp.io.weights_file import save_weights as save_weights
 
 load_on_use(
     __name__,
     {
+        "array_files": ("write_array",),
         "awq": ("from_awq", "to_awq"),
         "coded_size": ("coded_nbytes",),
         "compressed_tensors": ("from_compressed_tensors", "to_compressed_tensors"),
@@ -39,9 +48,12 @@ load_on_use(
         "gguf": ("gguf_metadata", "load_gguf", "save_gguf"),
         "gguf_leaves": ("GGUFBlocks", "round_to_gguf"),
         "gptq": ("from_gptq", "to_gptq"),
+        "model_files": ("compress_file", "decompress_file", "verify_file"),
         "photo": ("Photo", "image_bytes", "read_photo"),
         "qwix_arrays": ("from_qwix", "to_qwix"),
         "safetensors_leaves": ("load_safetensors", "save_safetensors"),
+        "tensor_info": ("array_infos",),
+        "tensors": ("load_tensors", "open_tensors", "save_tensors"),
         "weights_file": ("load_weights", "save_weights"),
     },
 )

@@ -1,0 +1,81 @@
+"""What jaxcomp info prints of files of many arrays."""
+
+import argparse
+import json
+from typing import Any
+
+from jaxcomp.cli import common
+
+
+def run(arguments: argparse.Namespace, source: Any) -> int:
+    """Every array: dtype, shape, bytes, ratio, and how far it is from its order-0 entropy."""
+    from jaxcomp.io.tensor_info import array_infos
+    from jaxcomp.io.tensors import open_tensors
+
+    options = {"base": arguments.base, "max_nbytes": arguments.max_bytes}
+    with (
+        common.naming(arguments.input),
+        open_tensors(source, threads=arguments.threads, **options) as file,
+    ):
+        delta = file.header.get("base")
+        entropy = not arguments.quick and (delta is None or arguments.base is not None)
+        if delta and not entropy and not arguments.quick:
+            common.note(arguments.input, "a delta; give its --base to see order-0 entropies")
+        total = sum(row.nbytes for row in file.rows)
+        with common.progress_bytes(total, "counting") as advance:
+            infos = array_infos(file, entropy=entropy, progress=advance)
+        record = {
+            "file": common.shown(arguments.input),
+            "version": 2,
+            "codec": "tensors",
+            "kind": file.index.get("kind"),
+            "bytes": file.nbytes,
+            "original_bytes": total,
+            "ratio": round(file.nbytes / max(total, 1), 6),
+            "base": delta,
+            "container_bytes": file.nbytes - sum(info.coded_nbytes for info in infos),
+            "files": [entry[:3] for entry in file.index.get("files", [])],
+            "arrays": [_record(info) for info in infos if info.name is not None],
+            "other": [_record(info) for info in infos if info.name is None],
+        }
+    if arguments.json:
+        print(json.dumps(record))
+        return 0
+    rows = [
+        [
+            ascii(found["name"])[1:-1],
+            found["dtype"],
+            "x".join(map(str, found["shape"])) or "scalar",
+            str(found["original_bytes"]),
+            str(found["bytes"]),
+            f"{found['ratio']:.3f}",
+            "" if found["over_order0"] is None else f"{100 * found['over_order0']:+.2f} %",
+        ]
+        for found in record["arrays"]
+    ]
+    other = sum(found["original_bytes"] for found in record["other"])
+    coded = sum(found["bytes"] for found in record["other"])
+    print(record["file"])
+    heads = ["array", "dtype", "shape", "bytes", "coded", "ratio", "to order 0"]
+    print(common.table(heads, rows))
+    print(f"{len(rows)} arrays; headers and other files {other} bytes, coded {coded}")
+    if delta:
+        print(f"a delta against the file of SHA-256 {ascii(delta)[1:-1]}")
+    print(f"in all {total} bytes, the file {file.nbytes}, {record['ratio']:.3f} of them")
+    return 0
+
+
+def _record(info) -> dict[str, Any]:
+    over = None
+    if info.order0_nbytes:
+        over = round(info.coded_nbytes / info.order0_nbytes - 1, 6)
+    return {
+        "name": info.name,
+        "dtype": info.dtype,
+        "shape": list(info.shape),
+        "original_bytes": info.nbytes,
+        "bytes": info.coded_nbytes,
+        "ratio": round(info.coded_nbytes / max(info.nbytes, 1), 6),
+        "order0_bytes": None if info.order0_nbytes is None else round(info.order0_nbytes, 1),
+        "over_order0": over,
+    }

@@ -1,0 +1,245 @@
+"""An open file of tensors: one array, a slice of it or all, decoded by several threads.
+
+What is asked for is read, and nothing else; what a file claims is compared with the caller's limit
+before it is allocated.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BufferedIOBase
+from typing import Any
+
+import numpy as np
+
+from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp.coding.chunked import Reader
+from jaxcomp.coding.tensor_chunk import chunk_kind, decode_chunk
+from jaxcomp.io.tensor_rows import EXPANSION, PLENTY, Row, check_room, read_rows
+from jaxcomp.io.tensor_writer import AHEAD, workers
+
+
+class Tensors:
+    """An open file: names, rows (name, dtype, shape) and read(name). Close it, or use a context."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | BufferedIOBase,
+        *,
+        base: "str | os.PathLike[str] | Tensors | None" = None,
+        max_nbytes: int | None = None,
+        threads: int | None = None,
+    ):
+        self._path, self._threads = path, workers(threads)
+        with contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(Reader(path))
+            self.rows = read_rows(self._file)
+            self._by_name = {row.name: row for row in self.rows if row.name is not None}
+            self._base = opened(base, stack)
+            self.header, self.index = self._file.header, self._file.index
+            self.nbytes = self._file.nbytes  # of the whole file
+            both = self.nbytes + (0 if self._base is None else self._base.nbytes)
+            self.max_nbytes = max(PLENTY, EXPANSION * both) if max_nbytes is None else max_nbytes
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "Tensors":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files that were opened here."""
+        self._stack.close()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all arrays, in the order of the file."""
+        return list(self._by_name)
+
+    def row(self, name: str) -> Row:
+        """dtype and shape of an array. UnsupportedInput for other names."""
+        if name not in self._by_name:
+            near = [known for known in self._by_name if name in known][:5] or self.names[:5]
+            raise UnsupportedInput(
+                f"expected the name of an array, such as {', '.join(map(ascii, near)) or 'none'}, "
+                f"got {ascii(name)}; jaxcomp info lists them"
+            )
+        return self._by_name[name]
+
+    def read(self, name: str, start: int | None = None, stop: int | None = None) -> np.ndarray:
+        """An array, or x[start:stop] of it, for which no other chunks are read."""
+        row = self.row(name)
+        if start is None and stop is None:
+            return self.read_row(row)
+        if not row.shape:
+            raise UnsupportedInput(f"expected an array with rows, got {row.label} of shape ()")
+        first, last, _ = slice(start, stop).indices(row.shape[0])
+        return self.read_row(row, first, max(first, last))
+
+    def read_row(self, row: Row, first: int = 0, last: int | None = None) -> np.ndarray:
+        """The same for one of `rows`, with 0 <= first <= last."""
+        shape = row.shape if last is None else (last - first, *row.shape[1:])
+        each = row.size // row.shape[0] if row.shape and row.shape[0] else 0
+        start, size = first * each, int(np.prod(shape, dtype=np.int64))
+        check_room(size * row.dtype.itemsize, self.max_nbytes)
+        out = np.empty(shape, row.dtype)
+        for _ in in_order(self._fill, _jobs(row, start, start + size, out), self._threads):
+            pass
+        return out
+
+    def arrays(self, rows: list[Row]) -> Iterator[np.ndarray]:
+        """The arrays of these rows, one after another, the next ones being decoded meanwhile."""
+        check_room(sum(row.nbytes for row in rows), self.max_nbytes)
+        begun: deque[np.ndarray] = deque()
+
+        def jobs():
+            for row in rows:
+                if row.size:
+                    begun.append(np.empty(row.shape, row.dtype))
+                    yield from _jobs(row, 0, row.size, begun[-1])
+
+        done = in_order(self._fill, jobs(), self._threads)
+        for row in rows:
+            for _ in range(row.chunks):
+                next(done)
+            yield begun.popleft() if row.size else np.empty(row.shape, row.dtype)
+
+    def parts(
+        self, rows: list[Row], function: Callable[[Row, np.ndarray], Any] | None = None
+    ) -> Iterator[tuple[Row, Any]]:
+        """(row, values of one chunk) of all of them in order, a few decoded ahead.
+
+        function(row, values): applied by the threads, to give something else than the values.
+        """
+        jobs = ((row, at, function) for row in rows for at in range(0, row.size, row.step))
+        yield from in_order(self._part, jobs, self._threads)
+
+    def kinds(self, row: Row) -> dict[str, int]:
+        """How the chunks of an array were coded: {kind: chunks}."""
+        found: dict[str, int] = {}
+        for k in range(row.first, row.first + row.chunks):
+            kind = chunk_kind(self._file.chunk(k))
+            found[kind] = found.get(kind, 0) + 1
+        return found
+
+    def coded_nbytes(self, row: Row) -> int:
+        """Bytes of an array in the file."""
+        return sum(self._file.lengths[row.first : row.first + row.chunks])
+
+    def verify(self, *, decode: bool = False, progress: Callable[[int], None] | None = None) -> int:
+        """Read every chunk and compare its CRC32; decode: also decode it. Returns how many.
+
+        Raises CorruptStream for the first that is damaged. Memory is that of a few chunks.
+        """
+        jobs = ((row, at, decode) for row in self.rows for at in range(0, row.size, row.step))
+        count = 0
+        for nbytes in in_order(self._verify, jobs, self._threads):
+            count += 1
+            if progress is not None:
+                progress(nbytes)
+        return count
+
+    def like(self, row: Row) -> Row | None:
+        """The array of this file with that name, dtype and shape, if there is one."""
+        found = self._by_name.get(row.name)
+        same = found is not None and (found.dtype, found.shape) == (row.dtype, row.shape)
+        return found if same else None
+
+    def flat(self, row: Row, start: int, stop: int) -> np.ndarray:
+        """Values start to stop of an array, flat, decoded in the calling thread."""
+        out = np.empty(stop - start, row.dtype)
+        for job in _jobs(row, start, stop, out):
+            self._fill(*job)
+        return out
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the whole file, in hexadecimal digits: the name of a base."""
+        if not isinstance(self._path, (str, os.PathLike)):
+            raise UnsupportedInput("expected a base that is a file with a path; save it first")
+        with open(self._path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _fill(self, row: Row, start: int, stop: int, out: np.ndarray, origin: int) -> None:
+        """out[start - origin : stop - origin] from the one chunk that has these values."""
+        at = start // row.step * row.step
+        count = min(row.step, row.size - at)
+        into = out[start - origin : stop - origin]
+        if stop - start == count:
+            self._decode(row, at, into)
+        else:
+            into[:] = self._decode(row, at, None)[start - at : stop - at]
+
+    def _part(self, row: Row, at: int, function: Any) -> tuple[Row, Any]:
+        values = self._decode(row, at, None)
+        return row, values if function is None else function(row, values)
+
+    def _verify(self, row: Row, at: int, decode: bool) -> int:
+        count = min(row.step, row.size - at)
+        if decode:
+            self._decode(row, at, None)
+        else:
+            self._file.chunk(row.first + at // row.step)
+        return count * row.dtype.itemsize
+
+    def _decode(self, row: Row, at: int, out: np.ndarray | None) -> np.ndarray:
+        data = self._file.chunk(row.first + at // row.step)
+        count = min(row.step, row.size - at)
+        before = None
+        if "base" in self.header and chunk_kind(data).startswith("delta"):
+            like = self._checked_base().like(row)
+            before = None if like is None else self._base.flat(like, at, at + count)
+        return decode_chunk(data, row.dtype, count, base=before, out=out)
+
+    def _checked_base(self) -> "Tensors":
+        """The base, once its bytes were found to be those that the file names."""
+        named = self.header["base"]
+        if self._base is None:
+            raise UnsupportedInput(
+                f"the file is a delta, expected base=, the file of SHA-256 {named!r:.70}, got none"
+            )
+        if self._base.sha256 != named:
+            raise CorruptStream(
+                f"expected the base of SHA-256 {named!r:.70}, got {self._base.sha256}; pass the "
+                "file that the delta was made against"
+            )
+        return self._base
+
+
+def in_order(
+    function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], threads: int
+) -> Iterator[Any]:
+    """function(*job) of every job in order, by threads, a few ahead of who takes the results."""
+    if threads == 1:
+        yield from (function(*job) for job in jobs)
+        return
+    waiting: deque = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(function, *job))
+                if len(waiting) >= AHEAD * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def opened(base: Any, stack: contextlib.ExitStack) -> Any:
+    """A base as an open file; one that was given by its path closes with the stack."""
+    if base is None or isinstance(base, Tensors):
+        return base
+    return stack.enter_context(Tensors(base))
+
+
+def _jobs(row: Row, start: int, stop: int, out: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """Arguments of _fill for values start to stop of an array, one for each chunk."""
+    flat = out.reshape(-1)
+    for at in range(start // row.step * row.step, stop, row.step):
+        yield row, max(start, at), min(stop, at + row.step), flat, start

@@ -1,0 +1,152 @@
+"""What a file of tensors says of its arrays, and what of that is believed.
+
+A file of codec "tensors" (coding/chunked.py) has the header {"tensors_version", "chunk_nbytes"},
+with "base" for a delta: the SHA-256 of the file that it is one against. Its index is
+
+    {"arrays": [[name, dtype, shape], ...], "kind": "tree", "tree": node}          save_tensors
+    {"arrays": ..., "kind": "file" | "folder" | "npz", "files": [...], ...}        compress_file
+
+Every array is cut into chunks of at most chunk_nbytes, of whole rows where one fits (`cut`), in C
+order, little-endian; chunks of all arrays follow each other. A name of null is for bytes that are
+no array: headers, small files.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp.coding.chunked import Reader
+from jaxcomp.io.tree_nodes import DTYPES, dtype_of
+
+CODEC = "tensors"
+VERSION = 1
+# Tables of a chunk take hundreds of bytes: a ten-thousandth. Two cores have eight in the making.
+CHUNK_NBYTES = 1 << 22
+CHUNK_LIMIT = 1 << 28  # what a stranger may make us decode at once
+LEAST = 16  # bytes: one value of the widest dtype
+RANK_LIMIT = 32
+# A chunk that does not shrink is stored, with a few bytes that say so.
+SLACK = 64
+# What a file may hold where the caller sets no limit: checkpoints shrink to a half or a third,
+# deltas of them to a tenth. Above both numbers it may be a trap, and the caller is asked.
+PLENTY, EXPANSION = 1 << 32, 16
+
+
+class Row(NamedTuple):
+    """One array: name, dtype, shape, its first chunk, and the values in each chunk but the last."""
+
+    name: str | None
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    first: int
+    step: int
+
+    @property
+    def size(self) -> int:
+        """Values."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values in memory."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks hold it."""
+        return -(-self.size // self.step)
+
+    @property
+    def block(self) -> tuple[int, ...]:
+        """The shape of a chunk: rows of an array have statistics of their own."""
+        inner = math.prod(self.shape[1:])
+        if inner <= 1 or self.step % inner == 0:
+            return (-1, *self.shape[1:])
+        return (-1, self.shape[-1]) if self.step % self.shape[-1] == 0 else (-1,)
+
+    @property
+    def label(self) -> str:
+        """Its name in messages."""
+        return "other bytes" if self.name is None else ascii(self.name)[1:-1][:80]
+
+
+def make_row(name: str | None, dtype: Any, shape: Any, first: int, chunk_nbytes: int) -> Row:
+    """The row of an array that is to be written. UnsupportedInput for other dtypes."""
+    found = np.dtype(dtype)
+    if found.name not in DTYPES:
+        raise UnsupportedInput(
+            f"{name}: expected a dtype among {', '.join(DTYPES)}, got {found}; view it as bytes"
+        )
+    shape = tuple(map(int, shape))
+    return Row(name, dtype_of(found.name), shape, first, cut(shape, found, chunk_nbytes))
+
+
+def cut(shape: tuple[int, ...], dtype: np.dtype, chunk_nbytes: int) -> int:
+    """Values in a chunk: whole x[i] where one fits, else whole rows of the last axis, else any."""
+    most = chunk_nbytes // dtype.itemsize
+    for inner in (math.prod(shape[1:]), *shape[-1:]):
+        if 0 < inner <= most:
+            return most // inner * inner
+    return most
+
+
+def read_rows(file: Reader) -> list[Row]:
+    """The arrays of a file, all that is said of them checked against its size."""
+    if file.codec != CODEC:
+        raise UnsupportedInput(
+            f"expected a file of codec {CODEC!r}, got {file.codec!r}; jaxcomp info says what it is"
+        )
+    if file.header.get("tensors_version") != VERSION:
+        raise UnsupportedInput(
+            f"expected tensors of version {VERSION}, got "
+            f"{file.header.get('tensors_version')!r:.40}; install the jaxcomp that wrote them"
+        )
+    chunk_nbytes = file.header.get("chunk_nbytes")
+    if type(chunk_nbytes) is not int or not LEAST <= chunk_nbytes <= CHUNK_LIMIT:
+        raise CorruptStream(
+            f"expected chunks of {LEAST} to {CHUNK_LIMIT} bytes, got {chunk_nbytes!r}"
+        )
+    entries, rows, first = file.index.get("arrays"), [], 0
+    if not isinstance(entries, list):
+        raise CorruptStream("expected a list of arrays in the index, got none")
+    for entry in entries:
+        rows.append(_row(entry, first, chunk_nbytes))
+        first += rows[-1].chunks
+        if first > len(file.lengths):
+            raise CorruptStream(f"expected {first} chunks and more, got {len(file.lengths)}")
+    if first != len(file.lengths):
+        raise CorruptStream(f"expected {first} chunks, got {len(file.lengths)}")
+    names = [row.name for row in rows if row.name is not None]
+    if len(set(names)) != len(names):
+        raise CorruptStream("expected a name of its own for each array, got one twice")
+    for row in rows:
+        for k in range(row.chunks):
+            count = min(row.step, row.size - k * row.step)
+            if not 0 < file.lengths[row.first + k] <= count * row.dtype.itemsize + SLACK:
+                raise CorruptStream(
+                    f"expected at most {count * row.dtype.itemsize + SLACK} bytes for {count} "
+                    f"values of {row.label}, got {file.lengths[row.first + k]}"
+                )
+    return rows
+
+
+def _row(entry: Any, first: int, chunk_nbytes: int) -> Row:
+    good = isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], list)
+    good = good and (entry[0] is None or isinstance(entry[0], str)) and len(entry[2]) <= RANK_LIMIT
+    if not good or not all(type(n) is int and 0 <= n < 1 << 48 for n in entry[2]):
+        raise CorruptStream(f"expected an array's name, dtype and shape, got {ascii(entry)[:80]}")
+    if math.prod(n for n in entry[2] if n) >= 1 << 56:
+        raise CorruptStream(f"expected an array that fits a memory, got {entry[2]}")
+    dtype, shape = dtype_of(entry[1]), tuple(entry[2])
+    return Row(entry[0], dtype, shape, first, cut(shape, dtype, chunk_nbytes))
+
+
+def check_room(nbytes: int, limit: int) -> None:
+    """UnsupportedInput for more than the caller allows."""
+    if nbytes > limit:
+        raise UnsupportedInput(
+            f"expected at most {limit} bytes of arrays, got {nbytes}; if you trust the file, raise "
+            "max_nbytes (--max-bytes)"
+        )

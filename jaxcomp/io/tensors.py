@@ -1,0 +1,133 @@
+"""Any array or tree of arrays <-> a .jxc file, bit for bit: checkpoints, weights, optimizer states.
+
+    save_tensors("step_100.jxc", state)
+    state = load_tensors("step_100.jxc", like=state)
+
+    with open_tensors("step_100.jxc") as file:      # reads what is asked for
+        w = file.read("params/dense/kernel")
+        rows = file.read("params/embed", 1000, 1010)
+
+    save_tensors("step_200.jxc", state, base="step_100.jxc")
+    state = load_tensors("step_200.jxc", like=state, base="step_100.jxc")
+
+What a number is made of decides how it is coded (coding/tensor_chunk.py); NaN payloads, -0.0 and
+denormals stay. For compressed leaves with packed codes `save_weights` makes the smaller files.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from io import BufferedIOBase
+from typing import Any
+
+from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
+from jaxcomp.coding.atomic import replacing
+from jaxcomp.io import tree_nodes
+from jaxcomp.io.tensor_reader import Tensors, opened
+from jaxcomp.io.tensor_rows import CHUNK_NBYTES
+from jaxcomp.io.tensor_writer import TensorWriter
+from jaxcomp.io.weights_file import check_leaves, on_device
+
+Path = str | os.PathLike[str]
+
+
+def save_tensors(
+    path: Path | BufferedIOBase,
+    tree: Any,
+    *,
+    base: Any = None,
+    threads: int | None = None,
+    chunk_nbytes: int = CHUNK_NBYTES,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Write a tree of arrays and compressed leaves; returns the bytes of the file.
+
+    path: replaced at once, or not at all; or a binary file that is open to write, such as a pipe.
+    tree: a pytree, or an iterator of (name, array or function that returns one), which is taken
+        one by one: then no two arrays need be in memory.
+    base: a previous file, or what open_tensors made of it: what changed is coded where smaller, and
+        the same base is needed to load.
+    threads: by default one for each core, and at least two.
+
+    Raises UnsupportedInput for what is no array, number, string or known compressed leaf.
+    """
+    with contextlib.ExitStack() as stack:
+        before = opened(base, stack)
+        named = isinstance(path, (str, os.PathLike))
+        file = stack.enter_context(replacing(path)) if named else path
+        options = {"threads": threads, "chunk_nbytes": chunk_nbytes, "progress": progress}
+        writer = stack.enter_context(TensorWriter(file, base=before, **options))
+        if isinstance(tree, Iterator):
+            names = []
+            for name, x in tree:
+                writer.add(name, x() if callable(x) else x)
+                names.append(name)
+            node = ["dict", {name: i for i, name in enumerate(names)}]
+        else:
+            nodes = _Lazy()
+            node = nodes.node(tree)
+            for name, x in nodes.rows:
+                writer.add(name, x)
+        return writer.finish({"kind": "tree", "tree": node})
+
+
+class _Lazy(tree_nodes.Writer):
+    """Nodes with (name, array) as it came: no copy before its turn."""
+
+    def _row(self, x, path, codes):
+        return "/".join(path) or "array", x
+
+
+def load_tensors(
+    path: Path | BufferedIOBase,
+    *,
+    like: Any = None,
+    base: Any = None,
+    max_nbytes: int | None = None,
+    threads: int | None = None,
+) -> Any:
+    """The tree of a file that save_tensors wrote, bit for bit, as jax arrays; {name: array} of
+    others. Arrays of 64 bits are NumPy's where jax would narrow them.
+
+    like: a tree of the same paths, for what is no dict, list or tuple (flax.struct, equinox
+        modules, optimizer states).
+    base: the file that a delta was made against, or what open_tensors made of it.
+    max_nbytes: refuse to allocate more. By default 4 GiB, or 16 times the files where that is more.
+
+    Raises CorruptStream for bytes that no writer made or another base, UnsupportedInput for other
+    files and what exceeds the limit.
+    """
+    with open_tensors(path, base=base, max_nbytes=max_nbytes, threads=threads) as file:
+        if "tree" not in file.index:
+            arrays = map(on_device, file.arrays([file.row(name) for name in file.names]))
+            saved = dict(zip(file.names, arrays, strict=True))
+            return saved if like is None else tree_nodes.fill(saved, like)
+        try:
+            node = file.index["tree"]
+            tree_nodes.Reader([None] * len(file.rows)).value(node)  # before anything is decoded
+            arrays = list(map(on_device, file.arrays(file.rows)))
+            saved = tree_nodes.Reader(arrays).value(node)
+        except JaxcompError:
+            raise
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise CorruptStream(f"expected a tree that was saved, got another: {error}") from None
+    check_leaves(saved)
+    if like is not None:
+        return tree_nodes.fill(saved, like)
+    if name := tree_nodes.unnamed(saved):
+        raise UnsupportedInput(
+            f"expected like= for a tree with nodes of {ascii(name)}, got none; pass a tree of the "
+            "same structure, such as freshly initialised params"
+        )
+    return saved
+
+
+def open_tensors(
+    path: Path | BufferedIOBase,
+    *,
+    base: Any = None,
+    max_nbytes: int | None = None,
+    threads: int | None = None,
+) -> Tensors:
+    """A file of tensors to read from; only the index is read now. Options as load_tensors."""
+    return Tensors(path, base=base, max_nbytes=max_nbytes, threads=threads)
