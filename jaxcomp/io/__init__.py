@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jaxcomp.io.model_files import compress_file as compress_file
     from jaxcomp.io.model_files import decompress_file as decompress_file
     from jaxcomp.io.model_files import verify_file as verify_file
+    from jaxcomp.io.orbax_handler import orbax_handler as orbax_handler
     from jaxcomp.io.photo import Photo as Photo
     from jaxcomp.io.photo import image_bytes as image_bytes
     from jaxcomp.io.photo import read_photo as read_photo
@@ -49,6 +50,7 @@ load_on_use(
         "gguf_leaves": ("GGUFBlocks", "round_to_gguf"),
         "gptq": ("from_gptq", "to_gptq"),
         "model_files": ("compress_file", "decompress_file", "verify_file"),
+        "orbax_handler": ("orbax_handler",),
         "photo": ("Photo", "image_bytes", "read_photo"),
         "qwix_arrays": ("from_qwix", "to_qwix"),
         "safetensors_leaves": ("load_safetensors", "save_safetensors"),
