@@ -19,11 +19,11 @@ import ml_dtypes
 import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.coding.container import write_atomic
+from jaxcomp.coding.atomic import replacing
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import QTensor
 from jaxcomp.io.gguf_blocks import KINDS
-from jaxcomp.io.gguf_leaves import CARRIED, GGUFBlocks, block_shape, blocks_of, leaf_of
+from jaxcomp.io.gguf_leaves import CARRIED, GGUFBlocks, block_shape, blocks_of, kind_of, leaf_of
 from jaxcomp.io.weights_file import on_device
 
 MAGIC, VERSION, VERSIONS = b"GGUF", 3, (2, 3)
@@ -91,22 +91,27 @@ def save_gguf(
     metadata = {} if metadata is None else dict(metadata)
     alignment = int(metadata.get("general.alignment", ALIGNMENT))
     _check_alignment(alignment, UnsupportedInput)
-    rows = [(name, *_stored(name, x)) for name, x in _flat(tree)]
+    rows = [(name, x, *_stored(name, x)) for name, x in _flat(tree)]
     head = [MAGIC, _u32(VERSION), _u64(len(rows)), _u64(len(metadata))]
     for key, value in metadata.items():
         number, data = _value(key, value, 0)
         head += [_string(key), _u32(number), data]
-    at, body = 0, []
-    for name, shape, number, raw in rows:
+    at = 0
+    for name, _, shape, number in rows:
         head += [_string(name), _u32(len(shape)), *map(_u64, reversed(shape))]
         head += [_u32(number), _u64(at)]
-        fill = -len(raw) % alignment
-        body += [raw, bytes(fill)]
-        at += len(raw) + fill
+        nbytes = _nbytes(name, shape, number)
+        at += nbytes + -nbytes % alignment
     first = b"".join(head)
-    data = b"".join([first, bytes(-len(first) % alignment), *body])
-    write_atomic(path, data)
-    return len(data)
+    first += bytes(-len(first) % alignment)
+    with replacing(path) as file:
+        file.write(first)
+        for _, x, _, _ in rows:  # one tensor's bytes at a time
+            x = blocks_of(x) if isinstance(x, QTensor) else x
+            raw = np.ascontiguousarray(x.data if isinstance(x, GGUFBlocks) else np.asarray(x))
+            file.write(raw.reshape(-1).view(np.uint8))
+            file.write(bytes(-raw.nbytes % alignment))
+    return len(first) + at
 
 
 def _flat(tree, prefix=""):
@@ -127,8 +132,8 @@ def _flat(tree, prefix=""):
             yield name, value
 
 
-def _stored(name: str, x: Any) -> tuple[tuple[int, ...], int, bytes]:
-    """(shape, number of the kind, bytes)."""
+def _stored(name: str, x: Any) -> tuple[tuple[int, ...], int]:
+    """(shape, number of the kind)."""
     if isinstance(x, Leaf) and not isinstance(x, QTensor):
         raise UnsupportedInput(
             f"expected arrays, GGUFBlocks or QTensors, got a {type(x).__name__} in {ascii(name)}; "
@@ -136,11 +141,11 @@ def _stored(name: str, x: Any) -> tuple[tuple[int, ...], int, bytes]:
         )
     if isinstance(x, QTensor):
         try:
-            x = blocks_of(x)
+            return x.shape, NUMBERS[kind_of(x)]
         except UnsupportedInput as error:
             raise UnsupportedInput(f"{ascii(name)}: {error}") from None
     if isinstance(x, GGUFBlocks):
-        return x.shape, NUMBERS[x.kind], x.data.tobytes()
+        return x.shape, NUMBERS[x.kind]
     x = np.asarray(x)
     number = next((n for n, dtype in PLAIN.items() if dtype == x.dtype), None)
     if number is None or not 1 <= x.ndim <= RANK_LIMIT or not x.size:
@@ -149,7 +154,7 @@ def _stored(name: str, x: Any) -> tuple[tuple[int, ...], int, bytes]:
             f"expected values in 1 to {RANK_LIMIT} axes of {kinds}, got {x.dtype} {x.shape} in "
             f"{ascii(name)}; cast or reshape it"
         )
-    return x.shape, number, x.tobytes()
+    return x.shape, number
 
 
 def _u32(n: int) -> bytes:

@@ -132,8 +132,8 @@ def leaf_of(blocks: GGUFBlocks) -> "QTensor | GGUFBlocks":
     return tensor(parts["codes"].reshape(shape), scales, None, format, np.float32)
 
 
-def blocks_of(leaf: QTensor) -> GGUFBlocks:
-    """The blocks of the same codes and scales. UnsupportedInput where no kind has them."""
+def kind_of(leaf: QTensor) -> str:
+    """The kind of block with the codes and scales of a leaf. UnsupportedInput where none has."""
     format = plain(leaf.format)
     name = next((name for name, mine in FORMATS.items() if plain(mine) == format), None)
     size = leaf.shape[-1]
@@ -142,6 +142,12 @@ def blocks_of(leaf: QTensor) -> GGUFBlocks:
             f"expected a QTensor [..., in] that a kind of block holds ({', '.join(FORMATS)}), got "
             f"{leaf.format} of {leaf.shape}; round leaf.dense() by round_to_gguf(x, 'Q4_K'), say"
         )
+    return name
+
+
+def blocks_of(leaf: QTensor) -> GGUFBlocks:
+    """The blocks of the same codes and scales. UnsupportedInput where no kind has them."""
+    name, size = kind_of(leaf), leaf.shape[-1]
     made, parts = kind(name), {"codes": codes_of(leaf).reshape(-1, kind(name).values)}
     scales = leaf.scales
     if isinstance(scales, QTensor):

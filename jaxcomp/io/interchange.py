@@ -22,7 +22,7 @@ import numpy as np
 
 import jaxcomp.formats as formats
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.coding.container import write_atomic
+from jaxcomp.coding.atomic import write_atomic
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import QTensor, quantize
@@ -75,7 +75,9 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     if suffix == ".gguf":
         return Model(load_gguf(path), "gguf", gguf_metadata(path), {})
     if suffix == ".jxc":
-        return Model(_named(_jxc(path)), "jxc", {}, {})
+        weights = _named(_jxc(path))
+        found = any(hasattr(x, "dense") for x in weights.values())
+        return Model(weights, "jxc", {}, {}) if found else _model(weights, {})
     if suffix == ".safetensors":
         metadata = read_metadata(path)
         if "jaxcomp" in metadata:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.coding.container import write_atomic
+from jaxcomp.coding.atomic import replacing
 from jaxcomp.io.safetensors_leaves import ALIGNMENT, DTYPES, HEADER_LIMIT
 
 
@@ -32,14 +32,16 @@ def save_plain(
         start, end = end, end + x.nbytes
         place = {"shape": list(x.shape), "data_offsets": [start, end]}
         header[name] = {"dtype": codes[x.dtype.name], **place}
-        body.append(x.tobytes())
+        body.append(x)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     if len(text) > HEADER_LIMIT:
         raise UnsupportedInput(f"expected a header of at most {HEADER_LIMIT} bytes; split the tree")
-    data = b"".join([len(text).to_bytes(8, "little"), text, *body])
-    write_atomic(path, data)
-    return len(data)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for x in body:
+            file.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+    return 8 + len(text) + end
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

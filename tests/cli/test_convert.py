@@ -33,6 +33,10 @@ def test_from_file_to_file(capsys):
     assert record["from"] == "gptq" and record["rounded"] == 1
     record, _ = run(capsys, GGUF, "dense.safetensors", "--dense", "bf16")
     assert record["dense"] == 16 and record["to"] == "plain"
+    assert main(["compress", str(AWQ), "lossless.jxc"]) == 0
+    capsys.readouterr()
+    record, _ = run(capsys, "lossless.jxc", "x.safetensors", "--layout", "gptq")
+    assert record["from"] == "awq" and record["exact"] == 1
     assert main(["convert", str(AWQ), "z.jxc"]) == 0
     assert "1 weights with the same codes, 0 rounded again" in capsys.readouterr().out
 
