@@ -1,5 +1,8 @@
 """The rows of benchmarks.optim: what stands between gradients and parameters, by name.
 
+A row is judged against the uncompressed run with its own momentum: heavy ball, as in the papers of
+dgc and ef21_momentum, or Nesterov's, as in that of power_sgd.
+
 Gradients are clipped by each sender before anything else, all rows alike. Matrices are compressed;
 gains and biases, 0.3 % of the parameters, go as they are and are counted so.
 """
@@ -14,6 +17,7 @@ from jaxcomp import formats, optim
 
 AXIS = "data"
 MOMENTUM = 0.9
+TEXT = ("text",)
 B2 = 0.99  # of Adam: 0.999 is for more steps than there are
 
 
@@ -34,14 +38,34 @@ def matrices(path: str, leaf: Any) -> bool:
     return leaf.ndim > 1
 
 
+def momentum(rate: Any) -> optax.GradientTransformation:
+    return optax.sgd(rate, momentum=MOMENTUM)
+
+
+def nesterov(rate: Any) -> optax.GradientTransformation:
+    return optax.sgd(rate, momentum=MOMENTUM, nesterov=True)
+
+
 def sgd(around: Callable[..., Any], *arguments: Any, **options: Any):
     """A transformation of gradients, then momentum: what all senders do alike."""
 
     def build(rate, steps):
         found = around(*arguments, where=matrices, **options)
-        return optax.chain(found, optax.sgd(rate, momentum=MOMENTUM))
+        return optax.chain(found, momentum(rate))
 
     return build
+
+
+def fed(exchange: Any, start: float = 1.0, tasks: tuple[str, ...] = ("text", "mnist")):
+    """A row of error feedback, then Nesterov's momentum, as PowerSGD's paper has it, against plain
+    SGD with the same. What waits, waits in units of steps: the rate comes first, so that what was
+    put off at a high rate is not made less of when the rate has fallen."""
+
+    def build(rate, steps):
+        found = optim.error_feedback(exchange, where=matrices)
+        return optax.chain(optax.scale_by_schedule(rate), found, nesterov(1.0))
+
+    return Method(build, "nesterov", start, tasks)
 
 
 def plain(around: Callable[..., Any], *arguments: Any, **options: Any):
@@ -66,21 +90,16 @@ def two_way(compressor, **options):
     return optim.compressed_mean(compressor, AXIS, **options)
 
 
-def linear(name):
+def linear(name, start):
     """One entry of twenty in a sketch, added up on the way."""
-
-    def build(rate, steps):
-        compressor = getattr(optim, name)(0.05, unbiased=False)
-        return sgd(optim.error_feedback, optim.summed(compressor, AXIS))(rate, steps)
-
-    return build
+    return fed(optim.summed(getattr(optim, name)(0.05, unbiased=False), AXIS), start, TEXT)
 
 
-def half(compressor):
-    """Values in bfloat16; what that loses is fed back."""
+def narrow(compressor, dtype=jnp.bfloat16):
+    """Values in few bits; what that loses is fed back."""
 
     def compress(key, x, state):
-        return compressor.compress(key, x.astype(jnp.bfloat16), state)
+        return compressor.compress(key, x.astype(dtype), state)
 
     def decompress(wire):
         return compressor.decompress(wire).astype(jnp.float32)
@@ -94,57 +113,56 @@ def once(compressor):
 
 
 METHODS = {
-    "sgd": Method(dense(lambda rate: optax.sgd(rate, momentum=MOMENTUM)), tasks=("text", "mnist")),
+    "sgd": Method(dense(momentum)),
+    "nesterov": Method(dense(nesterov), "nesterov"),
     "adam": Method(dense(lambda rate: optax.adam(rate, b2=B2)), "adam", start=0.01),
     # Unbiased, nothing remembered.
-    "natural": Method(sgd(optim.compressed, once(optim.natural()))),
+    "natural": Method(sgd(optim.compressed, once(optim.natural())), tasks=TEXT),
     "qsgd 4 bits": Method(sgd(optim.compressed, once(optim.qsgd(4)))),
     "terngrad": Method(sgd(optim.compressed, once(optim.terngrad()))),
-    "drive": Method(sgd(optim.compressed, once(optim.drive()))),
-    "random_k 5 %": Method(sgd(optim.compressed, gathered(optim.random_k(0.05))), start=0.5),
+    "drive": Method(sgd(optim.compressed, once(optim.drive())), tasks=TEXT),
+    "random_k 5 %": Method(
+        sgd(optim.compressed, gathered(optim.random_k(0.05))), start=0.5, tasks=TEXT
+    ),
     # Biased, nothing remembered: what feedback is for.
     "sign alone": Method(sgd(optim.compressed, once(optim.sign()))),
-    "top_k 1 % alone": Method(sgd(optim.compressed, gathered(optim.top_k(0.01)))),
+    "top_k 1 % alone": Method(sgd(optim.compressed, gathered(optim.top_k(0.01))), tasks=TEXT),
     # Error feedback.
-    "int4 + EF": Method(sgd(optim.error_feedback, two_way(optim.quantized(formats.INT4)))),
-    "sign + EF": Method(sgd(optim.error_feedback, two_way(optim.sign()))),
-    "drive + EF": Method(sgd(optim.error_feedback, two_way(optim.drive(unbiased=False)))),
-    "top_k 1 % + EF": Method(sgd(optim.error_feedback, gathered(optim.top_k(0.01)))),
-    "sign of rows + EF": Method(sgd(optim.error_feedback, two_way(optim.sign(block=64)))),
-    "top_k 4 % both ways + EF": Method(sgd(optim.error_feedback, two_way(optim.top_k(0.04)))),
-    "random_k 1 % + EF": Method(
-        sgd(optim.error_feedback, gathered(optim.random_k(0.01, unbiased=False)))
-    ),
-    "ef21 top_k 1 %": Method(sgd(optim.ef21, gathered(optim.top_k(0.01)))),
-    "ef21 sign": Method(sgd(optim.ef21, two_way(optim.sign()))),
+    "int4 + EF": fed(two_way(optim.quantized(formats.INT4)), tasks=TEXT),
+    "sign + EF": fed(two_way(optim.sign()), 0.5),
+    "drive + EF": fed(two_way(optim.drive(unbiased=False)), 0.5, TEXT),
+    "top_k 1 % + EF": fed(gathered(optim.top_k(0.01)), 0.7),
+    "random_k 1 % + EF": fed(gathered(optim.random_k(0.01, unbiased=False)), 0.25, TEXT),
+    "ef21 top_k 1 %": Method(sgd(optim.ef21, gathered(optim.top_k(0.01))), start=0.5),
     # Feedback that follows the gradient.
     "ef21_momentum top_k 1 %": Method(
         plain(optim.ef21_momentum, gathered(optim.top_k(0.01))), start=1 / (1 - MOMENTUM)
     ),
-    "ef21_momentum top_k 4 % both ways": Method(
-        plain(optim.ef21_momentum, two_way(optim.top_k(0.04))), start=1 / (1 - MOMENTUM)
+    "ef21_momentum top_k 9 % float8 both ways": Method(
+        plain(
+            optim.ef21_momentum,
+            two_way(narrow(optim.top_k(0.09), jnp.float8_e5m2)),
+            0.2,
+        ),
+        start=0.7 / (1 - MOMENTUM),
     ),
     "econtrol top_k 1 %": Method(sgd(optim.econtrol, gathered(optim.top_k(0.01)), 0.1)),
-    "power_sgd 1": Method(sgd(optim.error_feedback, optim.power_sgd(1, AXIS))),
-    "power_sgd 2": Method(sgd(optim.error_feedback, optim.power_sgd(2, AXIS))),
-    "power_sgd 4": Method(sgd(optim.error_feedback, optim.power_sgd(4, AXIS))),
-    "dgc 1 %": Method(plain(optim.dgc, AXIS, 0.01)),
-    "dgc 1 % warm-up": Method(plain(optim.dgc, AXIS, 0.01, warm_up=10)),
-    "dgc 1.6 % bfloat16": Method(
-        plain(optim.dgc, AXIS, 0.016, compressor=lambda share: half(optim.top_k(share)))
-    ),
+    "power_sgd 2": fed(optim.power_sgd(2, AXIS), 0.7),
+    "power_sgd 5 bfloat16": fed(optim.power_sgd(5, AXIS, dtype=jnp.bfloat16)),
+    "dgc 1 %": Method(plain(optim.dgc, AXIS, 0.01), start=1.4),
     "dgc 1 % bfloat16 warm-up": Method(
         lambda rate, steps: plain(
             optim.dgc,
             AXIS,
             0.01,
             warm_up=steps // 60,
-            compressor=lambda share: half(optim.top_k(share)),
-        )(rate, steps)
+            compressor=lambda share: narrow(optim.top_k(share)),
+        )(rate, steps),
+        start=1.4,
     ),
     # Linear: sums on the way.
-    "count_sketch 5 % + EF": Method(linear("count_sketch"), start=0.25),
-    "srht 5 % + EF": Method(linear("srht"), start=0.5),
+    "count_sketch 5 % + EF": linear("count_sketch", 0.25),
+    "srht 5 % + EF": linear("srht", 0.5),
     # Adam on signs.
     "one_bit_adam": Method(
         lambda rate, steps: optim.one_bit_adam(
@@ -207,10 +225,19 @@ METHODS = {
     },
     # Small states.
     "adam8bit": Method(dense(lambda rate: optim.adam8bit(rate, b2=B2)), "adam"),
-    "adam4bit": Method(dense(lambda rate: optim.adam4bit(rate, b2=B2)), "adam"),
-    "frugal": Method(dense(lambda rate: optim.frugal(rate)), "adam"),
-    "lion": Method(dense(lambda rate: optax.lion(rate, weight_decay=0.0)), "lion", start=0.001),
-    "lion8bit": Method(dense(lambda rate: optim.lion8bit(rate, weight_decay=0.0)), "lion"),
+    "adam4bit": Method(dense(lambda rate: optim.adam4bit(rate, b2=B2)), "adam", tasks=TEXT),
+    "frugal": Method(
+        dense(
+            lambda rate: optim.frugal(rate, sign_scale=0.3, inner=optax.scale_by_adam(b2=B2)),
+        ),
+        "adam",
+    ),
+    "lion": Method(
+        dense(lambda rate: optax.lion(rate, weight_decay=0.0)), "lion", start=0.001, tasks=TEXT
+    ),
+    "lion8bit": Method(
+        dense(lambda rate: optim.lion8bit(rate, weight_decay=0.0)), "lion", tasks=TEXT
+    ),
     "momentum8bit": Method(
         dense(lambda rate: optim.momentum8bit(rate, momentum=MOMENTUM)),
     ),

@@ -7,6 +7,13 @@ from rich.table import Table
 
 from benchmarks.optim_methods import METHODS
 
+# Rows that were chosen for it before they were judged, and how many times fewer bytes they send.
+CLAIMED = {
+    "dgc 1 % bfloat16 warm-up": 16,
+    "ef21_momentum top_k 9 % float8 both ways": 16,
+    "power_sgd 5 bfloat16": 16,
+    "one_bit_adam": 4,
+}
 UNITS = {"text": "nats a byte", "mnist": "nats a digit", "split": "nats a digit (the objective)"}
 
 
@@ -95,18 +102,17 @@ def claims(found):
     lines = []
     for task in ("text", "mnist"):
         rows = {n: row for n, row in rows_of(found, task).items() if row["seeds"] > 1}
-        for family, least in (("dgc", 16), ("ef21_momentum", 16), ("power_sgd", 16)) + (
-            ("one_bit_adam", 4),
-        ):
-            mine = {n: r for n, r in rows.items() if n.startswith(family) and r["ratio"] >= least}
-            if not any(n.startswith(family) for n in rows):
+        for name, least in CLAIMED.items():
+            if name not in rows:
                 continue
-            best = min(mine, key=lambda n: mine[n]["excess_percent"], default=None)
-            if best is None:
-                lines.append(verdict(False, f"{task}: no row of {family} sends {least} x less"))
+            if rows[name]["ratio"] < least:
+                found = rows[name]["ratio"]
+                lines.append(
+                    verdict(False, f"{task}: {name} sends {found:.1f} x less, not {least}")
+                )
                 continue
-            text = f"{task}: {best} within 1 % of uncompressed at {least} x fewer bytes or more"
-            lines.append(within(mine[best], 1, text))
+            text = f"{task}: {name} within 1 % of uncompressed at {least} x fewer bytes or more"
+            lines.append(within(rows[name], 1, text))
         pair = "sign alone", "sign + EF"
         if all(name in rows for name in pair):
             bare, fed = (rows[name]["excess_percent"] for name in pair)
@@ -158,10 +164,8 @@ def draw(found, path):
             axis.plot(sent, curve, style, color=colours[i % 20], label=name, linewidth=1.3)
             axis.plot(sent[-1], curve[-1], "o", color=colours[i % 20], markersize=4)
         axis.set_xscale("log")
-        starts = [cell["held_out"][0] for cell in cells_of(found, task, "sgd").values()]
+        starts = [cell["held_out"][0] for cell in cells_of(found, task, "nesterov").values()]
         axis.set_ylim(top=1.25 * max(starts))
-        if task == "mnist":  # a loss that goes towards zero
-            axis.set_yscale("log")
         axis.set_title(f"{task}: 8 senders, mean of three seeds", loc="left", fontsize=10)
         axis.set_xlabel("MB sent by one device")
         axis.set_ylabel(f"held-out loss, {UNITS[task]}")

@@ -41,11 +41,18 @@ def normal(key, shape, scale):
 
 # Bytes.
 
-CONTEXT, WIDTH, LAYERS, HEADS, SEQUENCES = 64, 64, 2, 4, 1  # SEQUENCES: of one sender in one step
+CONTEXT, WIDTH, LAYERS, HEADS, SEQUENCES = 64, 64, 1, 4, 1  # SEQUENCES: of one sender in one step
+SLOPES = 2.0, 0.5, 0.125, 0.03125  # what a byte of distance takes off the scores of each head
 
 
-def text_task(folder: Path, steps: int = 300) -> Task:
-    """The next byte of TinyStories: the first 90 % of 2 MiB, the next 5 %, the last 5 %."""
+def text_task(folder: Path, steps: int = 3200) -> Task:
+    """The next byte of TinyStories: the first 90 % of 2 MiB, the next 5 %, the last 5 %.
+
+    Distance counts in attention (Press et al., Train Short, Test Long, ICLR 2022, with slopes for a
+    short context) in place of a table of positions. With one, nothing is learnt of earlier bytes
+    for 500 to 1000 steps and then much at once: loss at the end says when that was, and little
+    else.
+    """
     text = np.frombuffer(
         (folder / "text/tinystories/tinystories_sample_2MiB.txt").read_bytes(), np.uint8
     )
@@ -69,7 +76,7 @@ def bytes_task(text: np.ndarray, steps: int) -> Task:
         "validation": windows(text[a:b]),
         "held_out": windows(text[b:]),
     }
-    return Task("text", transformer_init, transformer_loss, draw, data, steps, True, CLIP, 1.0)
+    return Task("text", transformer_init, transformer_loss, draw, data, steps, True, CLIP, 0.7)
 
 
 def transformer_init(key):
@@ -88,7 +95,6 @@ def transformer_init(key):
     ]
     return {
         "embedding": normal(next(keys), (256, WIDTH), 1.0),
-        "positions": normal(next(keys), (CONTEXT, WIDTH), 0.3),
         "blocks": blocks,
         "gain": jnp.ones(WIDTH),
         "head": jnp.zeros((WIDTH, 256)),
@@ -103,32 +109,43 @@ def attention(x, block):
     q, k, v = jnp.split(norm(x, block["gain1"]) @ block["qkv"], 3, -1)
     q, k, v = (y.reshape(*y.shape[:-1], HEADS, -1) for y in (q, k, v))  # [b, t, h, d]
     scores = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
-    causal = jnp.tril(jnp.ones(scores.shape[-2:], bool))
-    weights = jax.nn.softmax(jnp.where(causal, scores, -1e9), -1)
+    place = jnp.arange(x.shape[-2])
+    distance = place[:, None] - place
+    scores = scores - jnp.array(SLOPES)[:, None, None] * distance
+    weights = jax.nn.softmax(jnp.where(distance >= 0, scores, -1e9), -1)
     return jnp.einsum("bhts,bshd->bthd", weights, v).reshape(x.shape) @ block["out"]
 
 
 def transformer_loss(params, batch):
     """Nats per byte of u8[b, CONTEXT + 1]."""
-    x = params["embedding"][batch[:, :-1].astype(jnp.int32)] + params["positions"]
+    x = params["embedding"][batch[:, :-1].astype(jnp.int32)]
     for block in params["blocks"]:
         x = x + attention(x, block)
         x = x + jax.nn.gelu(norm(x, block["gain2"]) @ block["up"]) @ block["down"]
     return entropy(norm(x, params["gain"]) @ params["head"], batch[:, 1:])
 
 
-def entropy(logits, labels):
+def entropy(logits, labels, smoothed=0.0):
+    """smoothed: the share of a label that all classes have alike."""
     chosen = jnp.take_along_axis(logits, labels[..., None].astype(jnp.int32), -1)[..., 0]
-    return (jax.nn.logsumexp(logits, -1) - chosen).mean()
+    wanted = (1 - smoothed) * chosen + smoothed * logits.mean(-1)
+    return (jax.nn.logsumexp(logits, -1) - wanted).mean()
 
 
 # Digits.
 
 CHANNELS, HIDDEN, IMAGES = (8, 16), 64, 8  # IMAGES: of one sender in one step
+SMOOTHED = 0.1
 
 
-def mnist_task(folder: Path, steps: int = 1500) -> Task:
-    """Ten classes: 50,000 digits, 10,000 digits, the 10,000 of the test set (2,000 of each)."""
+def mnist_task(folder: Path, steps: int = 3200) -> Task:
+    """Ten classes: 50,000 digits, 10,000 digits, the 10,000 of the test set.
+
+    Labels are smoothed (Szegedy et al., Rethinking the Inception Architecture, CVPR 2016), in
+    training and in what is judged, of which the least is 0.500 nats; a run ends near 0.54. Of
+    labels as they are loss goes to zero: at 0.08 two seeds differ by 10 %, and 1 % of it is less
+    than one digit in a thousand. 1 % of the loss here is an eighth of what is above the least.
+    """
     images, judged, labels, judged_labels = read_mnist(folder)
     cut = len(images) * 5 // 6
 
@@ -138,10 +155,10 @@ def mnist_task(folder: Path, steps: int = 1500) -> Task:
 
     data = {
         "train": (jnp.asarray(images[:cut]), jnp.asarray(labels[:cut])),
-        "validation": (jnp.asarray(images[cut:][:2000]), jnp.asarray(labels[cut:][:2000])),
-        "held_out": (jnp.asarray(judged[:2000]), jnp.asarray(judged_labels[:2000])),
+        "validation": (jnp.asarray(images[cut:]), jnp.asarray(labels[cut:])),
+        "held_out": (jnp.asarray(judged), jnp.asarray(judged_labels)),
     }
-    return Task("mnist", cnn_init, cnn_loss, draw, data, steps, True, CLIP, 0.25)
+    return Task("mnist", cnn_init, cnn_loss, draw, data, steps, True, CLIP, 0.35)
 
 
 def split_task(folder: Path, steps: int = 8000) -> Task:
@@ -212,7 +229,7 @@ def cnn_loss(params, batch):
     x = jax.nn.relu(patches(x) @ params["conv1"] + params["bias1"])
     x = jax.nn.relu(patches(x) @ params["conv2"] + params["bias2"])
     x = jax.nn.relu(x.reshape(len(x), -1) @ params["dense"] + params["bias3"])
-    return entropy(x @ params["head"] + params["bias4"], labels)
+    return entropy(x @ params["head"] + params["bias4"], labels, SMOOTHED)
 
 
 TASKS = {"text": text_task, "mnist": mnist_task, "split": split_task}
