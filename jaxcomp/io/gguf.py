@@ -7,8 +7,8 @@
 
 All little-endian, versions 2 and 3, as the specification of ggml has it (docs/gguf.md, 2024). A
 file is not trusted: nothing is taken before it is found to fit the bytes that are there, offsets
-must follow each other as writers make them, and a file that was loaded is written again byte for
-byte, if its metadata are passed on.
+must follow each other as writers make them, and a file of version 3 that was loaded is written
+again byte for byte, if its metadata are passed on.
 """
 
 import math
@@ -103,7 +103,8 @@ def save_gguf(
         nbytes = _nbytes(name, shape, number)
         at += nbytes + -nbytes % alignment
     first = b"".join(head)
-    first += bytes(-len(first) % alignment)
+    if rows:  # a vocabulary alone ends here
+        first += bytes(-len(first) % alignment)
     with replacing(path) as file:
         file.write(first)
         for _, x, _, _ in rows:  # one tensor's bytes at a time
@@ -213,13 +214,13 @@ class _Cursor:
     """A place in a file, which it never leaves."""
 
     def __init__(self, data: np.ndarray):
-        self.data, self.at = data, 0
+        self.data, self.at = memoryview(data), 0  # whose slices are the cheaper ones
 
     def take(self, count: int) -> bytes:
         if count > len(self.data) - self.at:
             _refuse(f"{len(self.data) - self.at} bytes where {count} should follow")
         self.at += count
-        return self.data[self.at - count : self.at].tobytes()
+        return bytes(self.data[self.at - count : self.at])
 
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")

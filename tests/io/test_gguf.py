@@ -62,6 +62,20 @@ def test_the_file_of_the_tool_is_written_again_byte_for_byte(tree, tmp_path):
     assert (tmp_path / "again.gguf").read_bytes() == GOLDEN.read_bytes()
 
 
+def test_a_vocabulary_alone_comes_back(tmp_path):
+    """Files without tensors, as the tool writes them: nothing is filled up after the metadata."""
+    data = b"GGUF" + (3).to_bytes(4, "little")
+    key, text = b"tokenizer.ggml.model", b"gpt2"
+    entry = len(key).to_bytes(8, "little") + key + (8).to_bytes(4, "little")
+    entry += len(text).to_bytes(8, "little") + text
+    data += bytes(8) + (1).to_bytes(8, "little") + entry
+    (tmp_path / "x.gguf").write_bytes(data)
+    metadata = gguf_metadata(tmp_path / "x.gguf")
+    assert metadata == {"tokenizer.ggml.model": "gpt2"} and load_gguf(tmp_path / "x.gguf") == {}
+    save_gguf(tmp_path / "y.gguf", {}, metadata)
+    assert (tmp_path / "y.gguf").read_bytes() == data
+
+
 def test_metadata_keep_their_types():
     metadata = gguf_metadata(GOLDEN)
     assert metadata["a.text"] == "größer" and metadata["a.tokens"] == ["<s>", "</s>", "ab"]
@@ -95,7 +109,7 @@ def test_damage_is_named_or_harmless(tmp_path):
     data, draw, path = GOLDEN.read_bytes(), random.Random(0), tmp_path / "bad.gguf"
     header = data.index(b"ids") + 40
     refused = 0
-    for trial in range(300):
+    for trial in range(200):
         bad = bytearray(data)
         if trial % 4 == 3:
             del bad[draw.randrange(len(bad)) :]
@@ -111,7 +125,7 @@ def test_damage_is_named_or_harmless(tmp_path):
         else:
             save_gguf(path, {"x": jnp.ones(3)}, gguf_metadata(path))
             assert len(back) == 20
-    assert refused > 100
+    assert refused > 70
 
 
 @pytest.mark.parametrize("count", [1 << 20, 1 << 62, (1 << 64) - 1])
