@@ -122,11 +122,14 @@ class Transform(NamedTuple):
         what jaxcomp.observe must gather of what multiplies w: a Statistic, or None for methods that
         need no data; its state is handed to compress.
     name
+    exact
+        whether every bit comes back: weights that are not finite are then as good as others.
     """
 
     compress: Callable[..., Any]
     statistic: Any
     name: str
+    exact: bool = False
 
 
 class Statistic(NamedTuple):

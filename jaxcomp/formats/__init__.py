@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from jaxcomp.formats.latent import freeze as freeze
     from jaxcomp.formats.leaf import Leaf as Leaf
     from jaxcomp.formats.leaf import dense as dense
+    from jaxcomp.formats.lossless import Lossless as Lossless
     from jaxcomp.formats.low_rank import LowRank as LowRank
     from jaxcomp.formats.low_rank import low_rank as low_rank
     from jaxcomp.formats.microscaling import MXFP4 as MXFP4
@@ -96,6 +97,7 @@ load_on_use(
         ),
         "latent": ("Latent", "freeze"),
         "leaf": ("Leaf", "dense"),
+        "lossless": ("Lossless",),
         "low_rank": ("LowRank", "low_rank"),
         "product": ("dot", "take"),
         "qtensor": ("QTensor", "quantize"),

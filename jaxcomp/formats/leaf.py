@@ -24,11 +24,13 @@ class Leaf:
     packed: the axes that products sum over, with their true sizes, counted from the right.
     dtype: of the dense weight.
     follows: the fields whose merged axis runs along the packed ones, by codes or by groups.
+    decoded: whether products are those of the dense weight itself, made just before.
     """
 
     packed: Packed
     dtype: Any
     follows: ClassVar[tuple[str, ...]] = ()
+    decoded: ClassVar[bool] = False
 
     def dense(self) -> jax.Array:
         """The weight itself, in its shape and dtype."""
@@ -83,6 +85,15 @@ class Leaf:
     def layout(self) -> Layout:
         return Layout(self.shape, tuple(axis for axis, _ in self.packed))
 
+    @property
+    def loose(self) -> tuple[int, ...]:
+        """The free axes along which parts may be cut, picked from and joined, anywhere."""
+        return self.layout.free
+
+    def shares(self, axis: int, count: int) -> bool:
+        """Whether `count` devices can each have an equal run of a free axis, in parts of it."""
+        return self.shape[axis] % count == 0
+
     def __array__(self, *_, **__):
         raise UnsupportedInput(
             f"expected an array, got a {type(self).__name__}: a compressed weight; call "
@@ -101,6 +112,9 @@ class Leaf:
         places = [part_axis(self.packed, axis) for axis in self.layout.free]
         sizes = [self.shape[axis] for axis in self.layout.free]
         own = [keys[axis] for axis in self.layout.free]
+        for axis, size, key in zip(self.layout.free, sizes, own, strict=True):
+            if not isinstance(key, slice) or range(size)[key] != range(size):
+                self._check_loose(axis)
 
         def cut(part):
             at = [slice(None)] * part.ndim
@@ -112,6 +126,18 @@ class Leaf:
         gone = [axis for axis in self.layout.free if not isinstance(keys[axis], slice)]
         return repacked(jax.tree.map(cut, self), lambda a: a + sum(axis > a for axis in gone))
 
+    @staticmethod
+    def alike(leaves: "list[Leaf]") -> "list[Leaf]":
+        """The same leaves, of matrices of one shape, with parts of one shape: to be stacked."""
+        return leaves
+
+    def _check_loose(self, axis: int) -> None:
+        if axis not in self.loose:
+            raise UnsupportedInput(
+                f"expected axis {axis} of {self.describe()} whole, which is coded in blocks along "
+                "it; cut dense(w)"
+            )
+
     __iter__ = None  # nor is a leaf a sequence: jax.tree.map and scan go over stacked ones
 
     def map_free(self, axis: int, function: Callable[[jax.Array, int], jax.Array]) -> "Leaf":
@@ -120,6 +146,7 @@ class Leaf:
         axis is counted from the right in the weight; the axis of a part is counted so too. The
         function must keep the rank.
         """
+        self._check_loose(axis)
         place = part_axis(self.packed, axis)
         whole = self.shape[axis]
         return jax.tree.map(

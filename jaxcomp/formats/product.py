@@ -50,6 +50,8 @@ def take(w: Leaf, indices: jax.Array, axis: int = 0) -> jax.Array:
             f"expected a free axis of a weight packed along {w.layout.axes}, got {axis}; "
             "take from dense(w), or pack along another axis"
         )
+    if axis not in w.loose:
+        return jnp.take(w.dense(), indices, axis, mode="clip")
     flat = indices.reshape(-1)
     rows = w.map_free(axis, lambda part, place: jnp.take(part, flat, place, mode="clip"))
     found = rows.dense()

@@ -35,6 +35,7 @@ LEAVES = {
     "Codebook": "jaxcomp.formats.codebook",
     "GridChoice": "jaxcomp.formats.grid_choice",
     "Latent": "jaxcomp.formats.latent",
+    "Lossless": "jaxcomp.formats.lossless",
     "LowRank": "jaxcomp.formats.low_rank",
     "OutlierVictim": "jaxcomp.formats.outlier_victim",
     "QTensor": "jaxcomp.formats.qtensor",

@@ -113,7 +113,7 @@ def _scanned(view: View) -> View | None:
     if axis != (Atom(first, size, 1),):
         return None
     if isinstance(source.array, Leaf):
-        return view if first in source.array.layout.free else None
+        return view if first in source.array.loose else None
     # Entries of a watched weight that are not in order have lost their index.
     return view if first not in source.cuts else None
 

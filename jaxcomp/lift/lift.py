@@ -27,7 +27,7 @@ from jaxcomp.lift.product import rounds, transposed
 from jaxcomp.lift.report import Report, Row, row
 from jaxcomp.lift.sharding import check_uncut
 from jaxcomp.lift.view import JOIN, Source, View, whole
-from jaxcomp.lift.walk import evaluate
+from jaxcomp.lift.walk import bind, evaluate
 
 
 class lift:  # noqa: N801  a function with a report
@@ -120,6 +120,8 @@ class _Packed:
 
     def product(self, view, x, plan, equation):
         leaf, place = view.source.array, view.source.array.layout
+        if leaf.decoded:
+            return self._decoded(view, x, equation, plan.first)
         others = tuple(axis for axis in place.free if axis not in plan.batch)
         name, why = leaf.kernel(self.platform, x.dtype)
         if not set(plan.batch).isdisjoint(place.axes):
@@ -147,6 +149,8 @@ class _Packed:
 
     def convolution(self, view, x, equation):
         leaf = view.source.array
+        if leaf.decoded:
+            return self._decoded(view, x, equation)
         summed = convolution.summed_axes(view, equation.params)
         if isinstance(summed, str):
             return summed
@@ -161,6 +165,13 @@ class _Packed:
 
         x = x.astype(jnp.promote_types(x.dtype, dtype))
         return _anywhere(multiply, equation.outvars[0].aval.sharding, view, x)
+
+    def _decoded(self, view, x, equation, first=False):
+        """The function's own operation, so that its result is that of the dense weight."""
+        leaf = view.source.array
+        self._write(view, equation.primitive.name, *leaf.kernel(self.platform, x.dtype))
+        w = self._dense(view)
+        return bind(equation, [w, x] if first else [x, w])[0]
 
     def lookup(self, view, indices, equation):
         found = lookup.find(view, indices, equation)
@@ -192,6 +203,9 @@ class _Packed:
                 "pack it along another axis, or call lift without strict"
             )
         self._write(view, operation, "dense", why)
+        return self._dense(view)
+
+    def _dense(self, view):
         mesh = jax.typeof(view.source.array.parts[0]).sharding.mesh
         return _anywhere(View.dense, NamedSharding(mesh, PartitionSpec()), view)
 

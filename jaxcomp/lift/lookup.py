@@ -58,6 +58,8 @@ def find(view: View, indices: jax.Array, equation: Any) -> _Lookup | str:
             return "it looks up along a part of an axis"
         if atom.axis not in leaf.layout.free:
             return f"it looks up along an axis that is packed, {leaf.layout.axes}"
+        if atom.axis not in leaf.loose:
+            return "it looks up along an axis that is coded in blocks"
         axes.append(atom.axis)
         order.append(k)
     indices = indices[..., order] if order else indices[..., :0]

@@ -144,6 +144,9 @@ def _cut(view: View, spec: PartitionSpec, sizes: Mapping[str, int]) -> _Cut | st
         return _Cut(view, [PartitionSpec(*every)], array, tuple(axes))
 
     over = [axis for axis in entries if axis not in array.layout.free]
+    for axis, names in entries.items():
+        if axis not in over and not array.shares(axis, math.prod(sizes[name] for name in names)):
+            return f"axis {axis} is not cut into whole blocks"
     packed, place = array.layout.axes, merged_axis(array.packed)
     count = math.prod(sizes[name] for axis in over for name in entries[axis])
     local = array

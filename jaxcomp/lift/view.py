@@ -205,7 +205,7 @@ def cut(view: View, axis: int, start: Any, size: int, step: int = 1) -> View | N
         axes[axis] = (*_axis(None, size), *atoms[1:])
         return dataclasses.replace(view, axes=tuple(axes))
     array, whole = view.source.array, view.source.array.shape[atom.axis]
-    if isinstance(array, Leaf) and atom.axis not in array.layout.free:
+    if isinstance(array, Leaf) and atom.axis not in array.loose:
         return None
     outer = whole // (atom.size * atom.inner)
 
@@ -246,7 +246,7 @@ def cut(view: View, axis: int, start: Any, size: int, step: int = 1) -> View | N
 def apart(view: View, atom: Atom) -> View | None:
     """The same view, over a leaf that was reshaped to have the atom as an axis; None if packed."""
     leaf, axis = view.source.array, atom.axis
-    if not isinstance(leaf, Leaf) or axis not in leaf.layout.free:
+    if not isinstance(leaf, Leaf) or axis not in leaf.loose:
         return None
     sizes = [leaf.shape[axis] // (atom.size * atom.inner), atom.size, atom.inner]
     extra = len(sizes) - 1
@@ -326,12 +326,14 @@ def joined(views: list[View], axis: int) -> View | str:
             return "they are not joined along one whole axis"
         place = first.axes[axis][0].axis
         sizes = [leaf.shape[place] for leaf in leaves]
-        free = not packed or place in first.source.array.layout.free
+        free = not packed or place in first.source.array.loose
         if not free or sizes != [v.shape[axis] for v in views]:
             return "they are not joined along one whole axis"
     parts = () if packed else _parts([view.source for view in views], place, sizes)
     if parts is None:
         return "they are in a loop, or joined along another axis"
+    if packed and not _alike(leaves, place):
+        return "their parts differ in size"
     join = _joiner(leaves, place, sizes) if packed else jnp.concatenate(leaves, place)
     if join is None:
         return "they share values along that axis"
@@ -355,6 +357,16 @@ def _parts(sources: list[Source], along: int, sizes: list[int]) -> tuple[Any, ..
         found += [(part, start + i, n) for part, i, n in source.parts or own]
         start += size
     return tuple(found)
+
+
+def _alike(leaves: list[Leaf], axis: int) -> bool:
+    """Whether their parts have the same sizes but along one free axis."""
+    place = part_axis(leaves[0].packed, axis)
+
+    def rest(part):
+        return part.shape[: part.ndim + place] + part.shape[part.ndim + place :][1:]
+
+    return len({tuple(map(rest, leaf.parts)) for leaf in leaves}) == 1
 
 
 def _joiner(leaves: list[Leaf], axis: int, sizes: list[int]) -> Leaf | None:

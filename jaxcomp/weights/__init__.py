@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxcomp.weights.l2 import l2 as l2
     from jaxcomp.weights.llm_fp4 import llm_fp4 as llm_fp4
     from jaxcomp.weights.lorc import lorc as lorc
+    from jaxcomp.weights.lossless import lossless as lossless
     from jaxcomp.weights.lsq import lsq as lsq
     from jaxcomp.weights.nupes import nupes as nupes
     from jaxcomp.weights.olive import olive as olive
@@ -79,6 +80,7 @@ load_on_use(
         "l2": ("counted_bits", "l2"),
         "llm_fp4": ("llm_fp4",),
         "lorc": ("lorc",),
+        "lossless": ("lossless",),
         "lsq": ("lsq",),
         "nupes": ("nupes",),
         "olive": ("olive",),

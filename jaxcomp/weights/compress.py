@@ -88,7 +88,8 @@ def compress(
         state = _state(path, transform, stats)
         if state is not None:
             check_reached(path, state, stats[path], transform.name, "take jc.weights.rtn for it")
-        check_finite(jnp.asarray(w), named(path))
+        if not transform.exact:
+            check_finite(jnp.asarray(w), named(path))
         try:
             made = stacked(transform, w, state, *place)
         except UnsupportedInput as error:
@@ -187,7 +188,9 @@ def stacked(transform: Transform, w: Any, state: Any, axes: tuple[int, ...], lea
     made = []
     for at in np.ndindex(*shape):
         made.append(transform.compress(w[at], jax.tree.map(lambda x, at=at: x[at], state), axes))
-    stack = jax.tree.map(lambda *parts: jnp.stack(parts), *made)
+    if not all(isinstance(leaf, Leaf) for leaf in made):
+        return w  # a method that keeps every bit found no use in some of them
+    stack = jax.tree.map(lambda *parts: jnp.stack(parts), *made[0].alike(made))
     return jax.tree.map(lambda part: part.reshape(*shape, *part.shape[1:]), stack)
 
 

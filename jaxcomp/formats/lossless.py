@@ -1,0 +1,225 @@
+"""Lossless: a float weight whose exponents are entropy-coded, decoded bit for bit before its use.
+
+The exponents of trained weights are far from uniform: those of Gaussian ones carry 2.6 bits of 8,
+so bfloat16 takes 66 % of its bytes, and float32 83 %. Signs and mantissas are as good as random and
+stay as they are, in `raw`. DFloat11 (Zhang et al., arXiv:2504.11651) does so with Huffman codes; we
+differ: the code is interleaved rANS (kernels/rans_decode.py), so that two exponents share a symbol
+and each symbol costs its fraction of bits.
+
+    rotated = bits << 1 | sign                    the exponent is the high byte, or holds it
+    symbol  = kind(low) | kind(high) << 4         two high bytes of bfloat16 or float32; or
+              high byte                           of float16: exponent and upper mantissa
+
+The 16 most frequent exponents are kinds; others are coded as the last kind and named by `escapes`.
+Rows of the matrix [out, in] are coded in blocks, which decode independently: a GPU has a warp and
+a TPU a row of a tile for each. The i-th value of a block's first half shares a symbol with the i-th
+of its second half. A stack of words is padded at its bottom, so all are read from the end.
+
+Any bits come back, those of NaN too. A damaged stream decodes to other values, never out of bounds.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxcomp.base import UnsupportedInput
+from jaxcomp.formats.layout import logical_shape, merged_axis, unmerge
+from jaxcomp.formats.leaf import Leaf, leaf_class, part_axis, static
+from jaxcomp.kernels import rans_decode
+
+PRECISION = 16  # at which 256 symbols, each of a frequency of at least 1, lose 0.006 bits of 5
+SLOTS = 1 << PRECISION
+KINDS = 16  # of exponents, two of which make a symbol of a byte
+PLACE_BITS = 24  # of a value in its block; an escape is place << 8 | exponent, all ones for none
+NO_ESCAPE = np.uint32(0xFFFFFFFF)
+START = 1 << 16  # the state of a lane before anything is coded, and after all is decoded
+
+
+@leaf_class
+class Lossless(Leaf):
+    """One matrix, or stacked ones. Its own free axes are the last `own` of them.
+
+    raw      u8 [..., planes * in, ...]: what is left of the rotated bits, lowest byte first
+    head     u32 [blocks, ..., lanes]: blocks along the first own axis, 1 along the others
+    words    u16 [blocks, ..., capacity]
+    freq     u16 [1, ..., 256]: frequency - 1 of each symbol
+    kinds    u8 [1, ..., 16]; None where a symbol is a byte, and so are
+    escapes  u32 [blocks, ..., most of a block]
+    rows     of a block; the last one may have fewer
+    """
+
+    raw: Any
+    head: Any
+    words: Any
+    freq: Any
+    kinds: Any
+    escapes: Any
+    rows: int = static()
+    own: int = static()
+    dtype: Any = static()
+    packed: Any = static()
+
+    decoded = True  # ClassVar of Leaf
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        axis = self.raw.ndim + merged_axis(self.packed)
+        free = [1 if i == axis else size for i, size in enumerate(self.raw.shape)]
+        return logical_shape(free, self.packed)  # there may be more blocks than of the first axis
+
+    @jax.jit
+    def dense(self) -> jax.Array:
+        return lax.bitcast_convert_type(self._decoded()[0], self.dtype)
+
+    @jax.jit
+    def intact(self) -> jax.Array:
+        """bool []: whether every lane ends in the state in which its encoder began."""
+        return self._decoded()[1].all()
+
+    def _stacked(self) -> int:
+        """How many axes of stacked matrices there are. UnsupportedInput for parts of a matrix."""
+        stacked = self.raw.ndim - 1 - self.own
+        own = self.layout.free[-self.own :]
+        blocks = self.head.shape[part_axis(self.packed, own[0])]
+        out = math.prod(self.shape[axis] for axis in own)
+        whole = 0 < self.rows <= out and blocks == -(-out // self.rows)
+        if not 0 <= stacked < self.raw.ndim - 1 or not whole:
+            raise UnsupportedInput(
+                f"expected whole matrices, got {blocks} blocks of {self.rows} rows for {out} rows; "
+                "cut or vmap over stacked matrices only, or take dense(w)"
+            )
+        return stacked
+
+    def _decoded(self) -> tuple[jax.Array, jax.Array]:
+        """(bits of the weight as integers, whether the streams of each matrix were intact).
+
+        Integers until the last: XLA makes one NaN of all in what it joins on a CPU.
+        """
+        if self._stacked():
+            return lax.map(Lossless._decoded, self)
+        axis = merged_axis(self.packed)
+        size = math.prod(size for _, size in self.packed)
+
+        def flat(part):
+            return jnp.moveaxis(part, axis, -1).reshape(-1, part.shape[axis])
+
+        raw, *streams = jax.tree.map(
+            flat, (self.raw, self.head, self.words, self.freq, self.kinds, self.escapes)
+        )
+        high, intact = high_bytes(*streams, count=self.rows * size)
+        high = high.reshape(-1, size)[: raw.shape[0]]
+        free = [self.shape[a] for a in self.layout.free]
+        bits = merge(high, raw, jnp.dtype(self.dtype).itemsize).reshape(*free, size)
+        return unmerge(jnp.moveaxis(bits, -1, axis), self.packed), intact
+
+    def matmul(self, x: jax.Array) -> jax.Array:
+        numbers = (((1,), (x.ndim - 1,)), ((), ()))
+        w = self.dense()
+        w = jnp.moveaxis(w, self.layout.axes, range(len(self.packed)))
+        w = w.reshape(x.shape[1], *w.shape[len(self.packed) :])
+        numbers = (((1,), (0,)), ((), ()))
+        return lax.dot_general(x, w, numbers, preferred_element_type=jnp.float32).astype(x.dtype)
+
+    def describe(self) -> str:
+        return f"lossless {jnp.dtype(self.dtype).name}"
+
+    def kernel(self, platform: str, dtype: Any = None) -> tuple[str, str]:
+        lanes = self.head.shape[merged_axis(self.packed)]
+        shapes = (1, lanes), (1, self.freq.shape[merged_axis(self.packed)])
+        known = {"precision": PRECISION, "platform": platform, "index": False}
+        if rans_decode.supports(*shapes, **known):
+            return "rans_decode, product", ""
+        return "decoded by lax, product", "" if platform == "cpu" else f"{lanes} lanes"
+
+    @property
+    def loose(self) -> tuple[int, ...]:
+        return self.layout.free[: -self.own]
+
+    def shares(self, axis: int, count: int) -> bool:
+        """Along the first own axis whole blocks can be shared out, if all are full."""
+        own = self.layout.free[-self.own :]
+        if axis != own[0]:
+            return axis in self.loose and super().shares(axis, count)
+        blocks = self.head.shape[part_axis(self.packed, axis)]
+        out = math.prod(self.shape[a] for a in own)
+        return blocks % count == 0 and blocks * self.rows == out
+
+    @staticmethod
+    def alike(leaves: list[Any]) -> list[Any]:
+        """Words are padded at their bottom, escapes at their end."""
+        axis = merged_axis(leaves[0].packed)
+
+        def padded(parts, before):
+            most = max(part.shape[axis] for part in parts)
+            for part in parts:
+                widths = [(0, 0)] * part.ndim
+                missing = most - part.shape[axis]
+                widths[axis] = (missing, 0) if before else (0, missing)
+                yield jnp.pad(part, widths, constant_values=np.uint16(0) if before else NO_ESCAPE)
+
+        words = padded([leaf.words for leaf in leaves], before=True)
+        found = [dataclasses.replace(x, words=w) for x, w in zip(leaves, words, strict=True)]
+        if leaves[0].escapes is None:
+            return found
+        escapes = padded([leaf.escapes for leaf in leaves], before=False)
+        return [dataclasses.replace(x, escapes=e) for x, e in zip(found, escapes, strict=True)]
+
+
+def high_bytes(
+    head: jax.Array,
+    words: jax.Array,
+    freq: jax.Array,
+    kinds: jax.Array | None,
+    escapes: jax.Array | None,
+    *,
+    count: int,
+) -> tuple[jax.Array, jax.Array]:
+    """(u8 [blocks, count], whether the streams were intact) of one table; the parts of a leaf."""
+    blocks, lanes = head.shape
+    pairs = count if kinds is None else -(-count // 2)
+    steps = -(-pairs // lanes)
+    size = jnp.full(blocks, words.shape[1], jnp.int32)
+    symbols, state, _ = rans_decode.run(
+        head, words, size, tables(freq[0]), None, blocks * steps * lanes,
+        precision=PRECISION, steps=steps,
+    )  # fmt: skip
+    symbols = symbols.reshape(blocks, -1)[:, :pairs]
+    if kinds is None:
+        high = symbols.astype(jnp.uint8)
+    else:
+        both = jnp.concatenate([symbols & (KINDS - 1), symbols >> 4], 1)[:, :count]
+        high = kinds[0].at[both].get(mode="promise_in_bounds")
+        place = (escapes >> 8).astype(jnp.int32)
+        block = jnp.arange(blocks)[:, None]
+        high = high.at[block, place].set(escapes.astype(jnp.uint8), mode="drop")
+    return high, (state == START).all()
+
+
+def tables(freq: jax.Array) -> rans_decode.Tables:
+    """Intervals and directory of one table of frequency - 1."""
+    freq = freq.astype(jnp.uint32)
+    start = jnp.cumsum(freq + 1, dtype=jnp.uint32) - freq - 1
+    # Every start has a bit of its own, so a sum of bits is their union.
+    bits = jnp.uint32(1) << (start & 15)
+    place = (start >> 4).astype(jnp.int32)
+    mask = jnp.zeros(SLOTS // 16, jnp.uint32).at[place].add(bits, mode="drop")
+    counts = lax.population_count(mask)
+    before = jnp.cumsum(counts, dtype=jnp.uint32) - counts - 1
+    directory = before << 16 | mask
+    return (freq << 16 | start)[None], directory[None]
+
+
+def merge(high: jax.Array, raw: jax.Array, nbytes: int) -> jax.Array:
+    """Bits [out, in] of the high bytes [out, in] and the planes [out, planes * in] below them."""
+    width = 8 * nbytes
+    word = jnp.dtype(f"uint{width}")
+    size = high.shape[1]
+    rotated = high.astype(word) << (width - 8)
+    for plane in range(width // 8 - 1):
+        rotated |= raw[:, plane * size : (plane + 1) * size].astype(word) << (8 * plane)
+    return rotated >> 1 | rotated << (width - 1)
