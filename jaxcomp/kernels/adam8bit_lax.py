@@ -14,6 +14,7 @@ from jax import lax
 from jaxcomp.kernels.dynamic_map import Map, decode, encode, look_up
 
 LARGEST = 2.0**125  # its reciprocal is a float that processors do not take for zero
+CACHED = 1 << 18  # entries whose moments in float32 a CPU rather keeps at hand than decodes again
 
 Rule = Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]
 
@@ -137,7 +138,8 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
     A walk is one loop over all cores that decodes, and applies the rule, anew: first to the largest
     magnitudes, then to the update (and to all that is done with it behind), then to the codes of
     each moment. Moments in float32 never reach memory, nor does the update if something elementwise
-    takes it. Barriers keep walks apart, as XLA would else write down what two of them share.
+    takes it. Barriers keep walks apart, as XLA would else write down what two of them share: it may
+    for arrays that stay in the cache.
     """
     rows, old = g.size // block, moments_of(arrays)
     parts = 2 if any(map.bits == 4 for map in maps) else 1  # as in `reference`
@@ -160,11 +162,12 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
     update, values = walk((g, *arrays))
     fits = functools.reduce(jnp.logical_and, (jnp.abs(x) <= LARGEST for x in values))
     results = [jnp.where(fits, update, jnp.nan).reshape(g.shape)]
-    inputs = lax.optimization_barrier((g, *arrays))
+    apart = lax.optimization_barrier if g.size > CACHED else tuple
+    inputs = apart((g, *arrays))
     most = _largest(walk(inputs)[1])
     good = functools.reduce(jnp.logical_and, (x <= LARGEST for x in most))
     for j, (moment, map) in enumerate(zip(old, maps, strict=True)):
-        inputs = lax.optimization_barrier(inputs)
+        inputs = apart(inputs)
         inverse, scales = _scale(most[j], good, moment.scales.reshape(rows))
 
         def of(part, j=j, map=map, inverse=inverse[:, None, None], inputs=inputs):
@@ -172,7 +175,7 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
 
         codes = of(slice(None)) if map.bits == 8 else of(slice(0, 1)) | of(slice(1, 2)) << 4
         held = moment.codes.reshape(codes.shape)
-        codes = jnp.where(good[:, None, None], codes.astype(jnp.uint8), held)
+        codes = jnp.where(inverse[:, None, None] >= 0, codes.astype(jnp.uint8), held)
         results += [codes.reshape(moment.codes.shape), scales.reshape(moment.scales.shape)]
     return tuple(results)
 
@@ -192,7 +195,7 @@ def _largest(values):
 
 
 def _scale(most, good, old):
-    """What a block is multiplied by before it becomes codes, and the scale to keep with them."""
-    held = most >= 1 / LARGEST
-    inverse = jnp.where(held, 1 / jnp.where(held, most, 1), 0)
-    return inverse, jnp.where(good, jnp.where(held, most, 0), old)
+    """What a block is multiplied by to become codes, NaN if it keeps them, and its scale."""
+    tiny = most < 1 / LARGEST
+    inverse = 1 / jnp.where(good, jnp.where(tiny, jnp.inf, most), jnp.nan)
+    return inverse, jnp.where(good, jnp.where(tiny, 0, most), old)

@@ -37,7 +37,8 @@ def test_a_step_is_adam_of_the_levels():
 
 
 @pytest.mark.parametrize("static", [STATIC, FOUR, MIXED, LION], ids=["8", "4", "8 and 4", "one"])
-def test_walks_over_whole_arrays_are_the_reference(static):
+def test_walks_over_whole_arrays_are_the_reference(static, monkeypatch):
+    monkeypatch.setattr(kernel, "CACHED", 0)
     g, *rest = case(static, rows=11)
     arrays = [g.at[1, 3].set(jnp.nan).at[2, 30].set(-jnp.inf).at[4].set(0), *rest]
     got = jax.jit(functools.partial(kernel.cpu, **static))(*arrays)
@@ -50,8 +51,9 @@ def test_walks_over_whole_arrays_are_the_reference(static):
     assert all(x.shape == y.shape for x, y in zip(got[1:], arrays[2:], strict=True))
 
 
-def test_no_moment_in_float32_reaches_memory():
+def test_no_moment_in_float32_reaches_memory(monkeypatch):
     """Nor does the update, where its parameter takes it: all that is made is what is kept."""
+    monkeypatch.setattr(kernel, "CACHED", 0)
     arrays = case(STATIC, rows=64, blocks=4)
 
     def step(parameter, *arrays):
