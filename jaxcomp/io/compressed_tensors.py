@@ -29,15 +29,13 @@ from jaxcomp.formats.nvfp4 import NVFP4
 from jaxcomp.formats.qtensor import QTensor
 from jaxcomp.io.bit_fields import pack_tiles, pack_words, unpack_tiles, unpack_words, words_for
 from jaxcomp.io.gptq import write_modules
-from jaxcomp.io.grid_codes import Grid, codes_of, grouped, plain, tensor
+from jaxcomp.io.grid_codes import NVFP4_F32, Grid, codes_of, grouped, plain, tensor
 
 PARTS = (
     *("weight_packed", "weight", "weight_scale", "weight_shape", "weight_zero_point"),
     *("weight_g_idx", "weight_global_scale"),
 )
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
-# As others keep it: one float32 for all scales of e4m3.
-NVFP4_F32 = NVFP4._replace(scale=FP8_E4M3._replace(group=None, scale="float32"))
 
 
 def from_compressed_tensors(

@@ -7,6 +7,7 @@
     IQ4_NL IQ4_XS     d level(q), (d s) level(q)              levels that are not uniform
     TQ1_0 TQ2_0       d (q - 1)                               256 values; TQ1_0 has five to a byte
     MXFP4             2**(e - 127) e2m1(q)                    32 values
+    NVFP4             e4m3(n) e2m1(q)                         64 values, n for 16
 
 `split` takes blocks apart into those integers and floats, `join` puts them back, byte for byte, and
 `decode` computes in float32, in the order of the brackets. The layouts are those of the ggml
@@ -111,6 +112,7 @@ KINDS: dict[str, Kind] = {
     "TQ1_0": Kind(34, SUPER, (Field("trits", 8, 52, 52), _D), 1),
     "TQ2_0": Kind(35, SUPER, (_codes(2, 128, 256), _D), 1),
     "MXFP4": Kind(39, 32, (Field("e", 8, 1, 1), _codes(4, 32, 32)), levels=_FP4),
+    "NVFP4": Kind(40, 64, (Field("n", 8, 1, 4), _codes(4, 16, 64)), group=16, levels=_FP4),
 }
 SIGNED = ("Q8_0", "Q6_K")  # whose fields of 8 bits are two's complement: from 0 on, 128 more
 # Runs of TQ1_0: (bytes, digits in each); digit n of byte r is the value n * bytes + r of its run.
@@ -193,6 +195,9 @@ def values(parts: dict[str, np.ndarray], name: str) -> np.ndarray:
     if "e" in parts:  # from 0 on, 255 too: this kind has no NaN
         scale = np.ldexp(np.float32(1), parts["e"].astype(np.int32) - 128)
         return x * np.float32(2) * scale[:, None]
+    if "n" in parts:
+        scale = unsigned_e4m3()[parts["n"]]
+        return (x.reshape(*scale.shape, made.group) * scale[:, :, None]).reshape(codes.shape)
     d = parts["d"].astype(np.float32)[:, None]
     if "s" not in parts:
         x = d * x
@@ -203,6 +208,15 @@ def values(parts: dict[str, np.ndarray], name: str) -> np.ndarray:
         dmin = parts["dmin"].astype(np.float32)[:, None]
         x = x - (dmin * parts["m"].astype(np.float32))[:, :, None]
     return x.reshape(codes.shape)
+
+
+def unsigned_e4m3() -> np.ndarray:
+    """f32[256]: the scales of NVFP4. The sign counts for nothing, and 127 is 0 rather than NaN."""
+    byte = np.arange(256)
+    exponent, fraction = byte >> 3 & 15, byte & 7
+    table = np.ldexp(np.where(exponent, 8.0, 0.0) + fraction, np.maximum(exponent, 1) - 10)
+    table[127] = 0
+    return table.astype(np.float32)
 
 
 def decode(blocks: np.ndarray, name: str) -> np.ndarray:

@@ -2,12 +2,14 @@
 
     Q4_0 Q5_0 Q8_0 IQ4_NL    a QTensor in groups of 32 with float16 scales
     Q3_K Q6_K IQ4_XS         groups of 16 or 32, whose scales are a QTensor in groups of 256 values
-    TQ1_0 TQ2_0 MXFP4        ternary in groups of 256, and microscaling
+    TQ1_0 TQ2_0              ternary in groups of 256
+    MXFP4 NVFP4              microscaling; the scales of NVFP4 times a global scale of 1
     all others               GGUFBlocks: the bytes as they are, and `dense` to decode them
 
 Kinds with minima have no exact place in a QTensor, since -m / d is no number of few bits. A leaf is
-made only where it gives the same bytes back (an MXFP4 exponent of 0 or 255, or bytes of TQ1_0 that
-stand for no five digits, stay blocks), and its dense weights are the values that `decode` gives.
+made only where it gives the same bytes back (an MXFP4 exponent of 0 or 255, an NVFP4 scale from 127
+on, or bytes of TQ1_0 that stand for no five digits, stay blocks), and its dense weights are the
+values that `decode` gives.
 """
 
 import dataclasses
@@ -21,14 +23,14 @@ from jaxcomp.formats.microscaling import MXFP4
 from jaxcomp.formats.qtensor import QTensor
 from jaxcomp.io.gguf_blocks import KINDS, UNEVEN, decode, join, kind, split
 from jaxcomp.io.gguf_rounding import encode
-from jaxcomp.io.grid_codes import codes_of, plain, tensor
+from jaxcomp.io.grid_codes import NVFP4_F32, codes_of, plain, tensor
 from jaxcomp.kernels.packing import TRITS
 
 # (number in files, values, bytes) of blocks that are carried as they are, and not decoded.
 CARRIED = {
     **{"IQ2_XXS": (16, 256, 66), "IQ2_XS": (17, 256, 74), "IQ3_XXS": (18, 256, 98)},
     **{"IQ1_S": (19, 256, 50), "IQ3_S": (21, 256, 110), "IQ2_S": (22, 256, 82)},
-    **{"IQ1_M": (29, 256, 56), "NVFP4": (40, 64, 36)},
+    "IQ1_M": (29, 256, 56),
 }
 
 
@@ -49,6 +51,7 @@ FORMATS = {
     "TQ1_0": Format(TRITS, 256, (0.0, 1.0, 2.0), offset=1, scale="float16"),
     "TQ2_0": Format(2, 256, offset=1, scale="float16"),
     "MXFP4": MXFP4,
+    "NVFP4": NVFP4_F32,
 }
 
 
@@ -125,8 +128,13 @@ def leaf_of(blocks: GGUFBlocks) -> "QTensor | GGUFBlocks":
         return blocks
     if name == "TQ1_0" and not np.array_equal(join(parts, name), blocks.rows()):
         return blocks
+    if name == "NVFP4":
+        if (parts["n"] >= 127).any():
+            return blocks
+        parts["s"], parts["d"] = parts["n"], np.ones(1, np.float32).reshape((1,) * len(shape))
     format, lead = FORMATS[name], shape[:-1]
-    scales = parts["e" if name == "MXFP4" else "d"].reshape(*lead, -1)
+    scales = parts["e" if name == "MXFP4" else "d"]
+    scales = scales if name == "NVFP4" else scales.reshape(*lead, -1)
     if isinstance(format.scale, Format):
         scales = tensor(parts["s"].reshape(*lead, -1), scales, None, format.scale, np.float32)
     return tensor(parts["codes"].reshape(shape), scales, None, format, np.float32)
@@ -153,6 +161,13 @@ def blocks_of(leaf: QTensor) -> GGUFBlocks:
     if isinstance(scales, QTensor):
         parts["s"] = codes_of(scales).reshape(len(parts["codes"]), -1)
         scales = scales.scales
+    if name == "NVFP4":
+        parts["n"] = parts["s"]
+        if (np.asarray(scales) != 1).any():
+            raise UnsupportedInput(
+                "expected a global scale of 1 for NVFP4 blocks, got another: GGUF has it in a "
+                "tensor of its own; round leaf.dense() by round_to_gguf(x, 'Q4_K'), say"
+            )
     scales = np.asarray(scales).reshape(-1)
     parts["e" if name == "MXFP4" else "d"] = scales
     rows = join(parts, name)

@@ -12,7 +12,7 @@ GGUF, with other codes than other tools choose, and the errors are measured in t
 import numpy as np
 
 from jaxcomp.base import UnsupportedInput
-from jaxcomp.io.gguf_blocks import Kind, join, kind
+from jaxcomp.io.gguf_blocks import Kind, join, kind, unsigned_e4m3
 
 CHUNK = 1 << 18  # values at a time: what a search holds stays in cache
 FINE = 0.25  # between the levels that the largest value is tried at, where levels are few
@@ -42,6 +42,8 @@ def _encode(x, name, made):
     x = x.astype(np.float32)
     if name == "MXFP4":
         parts = _shared_exponent(x, made)
+    elif name == "NVFP4":
+        parts = _shared_e4m3(x, made)
     elif name in ("Q4_1", "Q5_1"):
         parts = _affine(x, made)
     elif name in ("Q2_K", "Q4_K", "Q5_K"):
@@ -225,3 +227,13 @@ def _shared_exponent(x, made):
             better = error < least
             best = [np.where(better, e, best[0]), np.where(better[:, None], codes, best[1])]
     return {"e": (best[0] + 127).astype(np.uint8), "codes": best[1].astype(np.uint8)}
+
+
+def _shared_e4m3(x, made):
+    """NVFP4 without a global scale: the nearest e4m3 to the scale of least squares."""
+    grouped = x.reshape(-1, made.group)
+    grid = unsigned_e4m3()[:127]  # ascending
+    n = np.searchsorted((grid[1:] + grid[:-1]) / 2, np.abs(_best_scale(grouped, made)))
+    scale = np.broadcast_to(grid[n][:, None], grouped.shape)
+    codes = _codes(_over(grouped, scale), made)
+    return {"n": n.astype(np.uint8).reshape(len(x), -1), "codes": codes.reshape(len(x), -1)}

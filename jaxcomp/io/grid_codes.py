@@ -11,7 +11,9 @@ import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
 from jaxcomp.formats import format as grids
+from jaxcomp.formats.float8 import FP8_E4M3
 from jaxcomp.formats.format import Format
+from jaxcomp.formats.nvfp4 import NVFP4
 from jaxcomp.formats.qtensor import QTensor
 from jaxcomp.formats.selected import Selected
 from jaxcomp.io.bit_fields import pack_leaf, unpack_leaf
@@ -54,6 +56,10 @@ def plain(format: Format) -> Format:
     """The format without what does not change values: its tile and name, also of its scales."""
     scale = plain(format.scale) if isinstance(format.scale, Format) else format.scale
     return format._replace(tile=0, name="", pad=False, scale=scale)
+
+
+# As others keep it: one float32 for all scales of e4m3.
+NVFP4_F32 = NVFP4._replace(scale=FP8_E4M3._replace(group=None, scale="float32"))
 
 
 class Grid(NamedTuple):

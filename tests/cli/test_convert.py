@@ -21,7 +21,7 @@ def run(capsys, *arguments):
 
 def test_from_file_to_file(capsys):
     record, err = run(capsys, GGUF, "x.jxc")
-    assert record["exact"] == 16 and record["rounded"] == 0 and record["to"] == "jxc"
+    assert record["exact"] == 17 and record["rounded"] == 0 and record["to"] == "jxc"
     assert "metadata of GGUF are not kept" in err
     record, err = run(capsys, GGUF, "y.gguf")
     assert Path("y.gguf").read_bytes() == GGUF.read_bytes() and not err
@@ -32,7 +32,7 @@ def test_from_file_to_file(capsys):
     record, _ = run(capsys, "folder", "x.gguf", "--round", "q8_0")
     assert record["from"] == "gptq" and record["rounded"] == 1
     record, _ = run(capsys, GGUF, "dense.safetensors", "--dense", "bf16")
-    assert record["dense"] == 16 and record["to"] == "plain"
+    assert record["dense"] == 17 and record["to"] == "plain"
     assert main(["compress", str(AWQ), "lossless.jxc"]) == 0
     capsys.readouterr()
     record, _ = run(capsys, "lossless.jxc", "x.safetensors", "--layout", "gptq")

@@ -37,6 +37,7 @@ VALUES = {
     "blk.tq2_0.weight": 3756686198,
     "blk.mxfp4.weight": 523558344,
     "experts.weight": 979568376,
+    "blk.nvfp4.weight": 2948640230,
 }
 
 
@@ -107,7 +108,7 @@ def test_trees_and_python_values_there_and_back(tmp_path):
 def test_damage_is_named_or_harmless(tmp_path):
     """Bytes that are changed, lost or put in: a named error, or a file that reads as it stands."""
     data, draw, path = GOLDEN.read_bytes(), random.Random(0), tmp_path / "bad.gguf"
-    header = data.index(b"ids") + 40
+    header = data.index(b"blk.nvfp4") + 56
     refused = 0
     for trial in range(200):
         bad = bytearray(data)
@@ -124,7 +125,7 @@ def test_damage_is_named_or_harmless(tmp_path):
             refused += 1
         else:
             save_gguf(path, {"x": jnp.ones(3)}, gguf_metadata(path))
-            assert len(back) == 20
+            assert len(back) == 21
     assert refused > 70
 
 

@@ -14,7 +14,7 @@ rng = np.random.default_rng(0)
 BITS = {
     **{"Q4_0": 4.5, "Q4_1": 5.0, "Q5_0": 5.5, "Q5_1": 6.0, "Q8_0": 8.5, "Q2_K": 2.625},
     **{"Q3_K": 3.4375, "Q4_K": 4.5, "Q5_K": 5.5, "Q6_K": 6.5625, "IQ4_NL": 4.5, "IQ4_XS": 4.25},
-    **{"TQ1_0": 1.6875, "TQ2_0": 2.0625, "MXFP4": 4.25},
+    **{"TQ1_0": 1.6875, "TQ2_0": 2.0625, "MXFP4": 4.25, "NVFP4": 4.5},
 }
 
 
@@ -46,7 +46,9 @@ def test_values_by_hand():
     uneven = np.frombuffer(d + bytes([0xF0] * 16), np.uint8)[None]
     assert decode(uneven, "IQ4_NL")[0, [0, 16]].tolist() == [UNEVEN[0] / 2, UNEVEN[15] / 2]
     fp4 = np.frombuffer(bytes([128] + [0x97] * 16), np.uint8)[None]
-    assert decode(fp4, "MXFP4")[0, [0, 16]].tolist() == [12.0, -1.0]
+    assert decode(fp4, "MXFP4")[0, [0, 16]].tolist() == [12.0, -0.5 * 2]
+    nv = np.frombuffer(bytes([0x40, 0x38, 0, 127] + [0x97] * 32), np.uint8)[None]
+    assert decode(nv, "NVFP4")[0, [0, 8, 16, 24, 32, 48]].tolist() == [12, -1, 6, -0.5, 0, 0]
 
 
 def test_refusals():

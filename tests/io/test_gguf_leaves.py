@@ -1,5 +1,7 @@
 """Leaves of blocks: the same bytes again, the same weights, and no leaf where none is exact."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,9 @@ def test_no_leaf_where_it_would_not_be_exact():
     data = BLOCKS["MXFP4"].data.copy()
     data[0, 0, 0] = 255  # an exponent that is NaN to OCP, and not to ggml
     assert isinstance(leaf_of(GGUFBlocks("MXFP4", data)), GGUFBlocks)
+    data = BLOCKS["NVFP4"].data.copy()
+    data[0, 0, 0] = 127  # NaN to OCP, and 0 to ggml
+    assert isinstance(leaf_of(GGUFBlocks("NVFP4", data)), GGUFBlocks)
     data = BLOCKS["TQ1_0"].data.copy()
     data[0, 0, 0] = 1  # five digits of 0, which are written as 0
     assert isinstance(leaf_of(GGUFBlocks("TQ1_0", data)), GGUFBlocks)
@@ -64,6 +69,10 @@ def test_refusals():
         round_to_gguf(np.zeros((3, 40), np.float32), "Q4_K")
     with pytest.raises(UnsupportedInput, match="round_to_gguf"):
         blocks_of(jc.formats.quantize(jnp.asarray(X[0]), jc.formats.INT8, axes=-1))
+    leaf = leaf_of(BLOCKS["NVFP4"])
+    twice = dataclasses.replace(leaf.scales, scales=leaf.scales.scales * 2)
+    with pytest.raises(UnsupportedInput, match="global scale of 1"):
+        blocks_of(dataclasses.replace(leaf, scales=twice))
     with pytest.raises(CorruptStream, match="whole blocks of 18"):
         GGUFBlocks("Q4_0", np.zeros((2, 20), np.uint8))
     assert "IQ2_XS" in CARRIED
