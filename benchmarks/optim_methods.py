@@ -227,10 +227,7 @@ METHODS = {
     "adam8bit": Method(dense(lambda rate: optim.adam8bit(rate, b2=B2)), "adam"),
     "adam4bit": Method(dense(lambda rate: optim.adam4bit(rate, b2=B2)), "adam", tasks=TEXT),
     "frugal": Method(
-        dense(
-            lambda rate: optim.frugal(rate, sign_scale=0.3, inner=optax.scale_by_adam(b2=B2)),
-        ),
-        "adam",
+        dense(lambda rate: optim.frugal(rate, inner=optax.scale_by_adam(b2=B2))), "adam", start=1.4
     ),
     "lion": Method(
         dense(lambda rate: optax.lion(rate, weight_decay=0.0)), "lion", start=0.001, tasks=TEXT
