@@ -11,7 +11,8 @@ explodes; where a gradient is always zero, nothing moves.
 We differ in what is kept in float32 (`moments.large`), in blocks of 256, not 2048, in that a second
 moment above zero is never rounded to it (dynamic_map), and in that a gradient that is not finite
 does not enter the state. Measured: the loss of a small network after 600 steps, three seeds, is
-within 0.25 % of Adam's; a step of 16 Mi entries takes 1.3 times the time of optax.adam on a core.
+within 0.25 % of Adam's. On CPUs a step costs arithmetic, not memory: of 8 Mi entries it takes 2.9
+times the time of one core that optax.adam takes, lion8bit and momentum8bit 1.7 times.
 
 The factored second moment, smaller still, is optax.scale_by_factored_rms. Inside
 optax.contrib.scale_by_galore, base_optimizer=adam8bit(rate) is 8 bits of the projected moments.
