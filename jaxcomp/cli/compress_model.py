@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{common.shown(output)} is in the folder that is compressed; write it elsewhere"
         )
     start = time.perf_counter()
+    common.start_jax()
     target = common.binary_stdout() if output == common.PIPE else output
     with common.naming(source), common.progress_bytes(_size(source), "compressing") as advance:
         options = {"base": arguments.base, "threads": arguments.threads, "progress": advance}

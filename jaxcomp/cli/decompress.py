@@ -13,6 +13,7 @@ examples:
   jaxcomp decompress photo.jxc - | display             PNG on standard output
   jaxcomp decompress model.jxc model.safetensors       or .npy, .npz: whatever went in
   jaxcomp decompress model.jxc folder/                 a new folder, where a folder went in
+  jaxcomp decompress state.jxc state.safetensors       what jaxcomp.io.save_tensors wrote, by name
 
 A model comes back byte for byte: what was written has the SHA-256 of the original, or nothing is.
 The file is checked before anything is loaded: a damaged one is refused in a fraction of a second,
@@ -49,12 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _model(arguments, source):
     """Files as they were."""
     from jaxcomp.io.model_files import decompress_file
+    from jaxcomp.io.tensors import open_tensors
 
     piped = arguments.output == common.PIPE
     target = common.binary_stdout() if piped else arguments.output
     start = time.perf_counter()
-    size = os.path.getsize(source) if isinstance(source, str) else 0
-    with common.naming(arguments.input), common.progress_bytes(size, "decompressing") as advance:
+    common.start_jax()
+    with common.naming(arguments.input), open_tensors(source) as file:
+        total = sum(row.nbytes for row in file.rows)
+    with common.naming(arguments.input), common.progress_bytes(total, "decompressing") as advance:
         done = decompress_file(
             source,
             target,

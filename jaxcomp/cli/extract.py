@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         from jaxcomp.io.array_files import write_array
         from jaxcomp.io.tensors import open_tensors
 
+        common.start_jax()
         options = {"base": arguments.base, "max_nbytes": arguments.max_bytes}
         with open_tensors(source, threads=arguments.threads, **options) as file:
             x = file.read(arguments.name, start, stop)

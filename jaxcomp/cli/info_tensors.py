@@ -12,6 +12,8 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
     from jaxcomp.io.tensor_info import array_infos
     from jaxcomp.io.tensors import open_tensors
 
+    if not arguments.quick:
+        common.start_jax()
     options = {"base": arguments.base, "max_nbytes": arguments.max_bytes}
     with (
         common.naming(arguments.input),

@@ -58,6 +58,8 @@ def _tensors(arguments, source):
     from jaxcomp.io.model_files import verify_file
     from jaxcomp.io.tensors import open_tensors
 
+    if arguments.decode:
+        common.start_jax()
     options = {"base": arguments.base, "threads": arguments.threads}
     with open_tensors(source, **options) as file:
         total = sum(row.nbytes for row in file.rows)

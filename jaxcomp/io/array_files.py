@@ -1,12 +1,16 @@
-"""One array to a file that other tools open."""
+"""Arrays to files that other tools open: one as .npy, all of a .jxc file as .safetensors."""
 
+import json
 import os
+from collections.abc import Callable
+from io import BufferedIOBase
 
 import numpy as np
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.coding.atomic import replacing
-from jaxcomp.io.safetensors_leaves import save_safetensors
+from jaxcomp.io.safetensors_leaves import ALIGNMENT, DTYPES, save_safetensors
+from jaxcomp.io.tensor_reader import Tensors
 
 
 def write_array(path: str | os.PathLike[str], name: str, x: np.ndarray) -> None:
@@ -27,3 +31,34 @@ def write_array(path: str | os.PathLike[str], name: str, x: np.ndarray) -> None:
         )
     with replacing(path) as file:
         np.lib.format.write_array(file, x, allow_pickle=False)
+
+
+def write_safetensors(
+    file: BufferedIOBase, tensors: Tensors, *, progress: Callable[[int], None] | None = None
+) -> int:
+    """All arrays of an open file by their names, in the memory of a few chunks; returns the bytes.
+
+    Wider values come first, as the format's library has them. Raises UnsupportedInput for a dtype
+    that the format has not.
+    """
+    codes = {name: code for code, name in DTYPES.items()}
+    rows = [row for row in tensors.rows if row.name is not None]
+    rows.sort(key=lambda row: (-row.dtype.itemsize, row.name))
+    header, end = {}, 0
+    for row in rows:
+        if row.dtype.name not in codes:
+            raise UnsupportedInput(
+                f"expected a dtype that safetensors has ({', '.join(codes)}), got "
+                f"{row.dtype.name} in {row.label}; read it with jaxcomp.io.load_tensors"
+            )
+        start, end = end, end + row.nbytes
+        said = {"dtype": codes[row.dtype.name], "shape": list(row.shape)}
+        header[row.name] = {**said, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, values in tensors.parts(rows):
+        file.write(values.view(np.uint8))
+        if progress is not None:
+            progress(values.nbytes)
+    return 8 + len(text) + end

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
 from jaxcomp.coding.atomic import new_folder, replacing
+from jaxcomp.io.array_files import write_safetensors
 from jaxcomp.io.file_segments import Segment
 from jaxcomp.io.model_survey import is_inside, survey
 from jaxcomp.io.tensor_reader import Tensors, opened
@@ -90,12 +91,16 @@ def decompress_file(
 ) -> Report:
     """Write the file or folder that compress_file read. A folder must be new, or empty.
 
+    Of a file that save_tensors wrote, the arrays are written as .safetensors, by their names.
+
     Nothing is left at the target unless all of it has the SHA-256 of the original. Options as for
     io.load_tensors; raises CorruptStream as it does.
     """
     with contextlib.ExitStack() as stack:
         tensors = Tensors(source, base=base, max_nbytes=max_nbytes, threads=threads)
         stack.enter_context(tensors)
+        if tensors.index.get("kind") == "tree":
+            return _tree_out(stack, tensors, target, progress)
         files = file_entries(tensors)
         total = sum(entry.nbytes for entry in files)
         check_room(total, tensors.max_nbytes)
@@ -114,6 +119,19 @@ def decompress_file(
     return Report(total, tensors.nbytes, len(names), len(files))
 
 
+def _tree_out(stack, tensors, target, progress):
+    """Arrays by name, where there were no files."""
+    named = isinstance(target, (str, os.PathLike))
+    if named and os.path.splitext(target)[1].lower() != ".safetensors":
+        raise UnsupportedInput(
+            f"it holds a tree of arrays, no files: expected OUT.safetensors, got {target}"
+        )
+    check_room(sum(row.nbytes for row in tensors.rows), tensors.max_nbytes)
+    file = stack.enter_context(replacing(target)) if named else target
+    nbytes = write_safetensors(file, tensors, progress=progress)
+    return Report(nbytes, tensors.nbytes, len(tensors.names), 1)
+
+
 class FileEntry(NamedTuple):
     """An original file: its path in the folder, bytes, SHA-256, and the rows that make it up."""
 
@@ -124,7 +142,7 @@ class FileEntry(NamedTuple):
 
 
 def file_entries(tensors: Tensors) -> list[FileEntry]:
-    """The original files of an open .jxc file, checked. UnsupportedInput where it has none."""
+    """The original files of an open .jxc file, checked. UnsupportedInput where it is a tree."""
     index = tensors.index
     if index.get("kind") not in ("file", "folder", "npz"):
         raise UnsupportedInput(

@@ -24,7 +24,7 @@ CODEC = "tensors"
 VERSION = 1
 # Tables of a chunk take hundreds of bytes: a ten-thousandth. Two cores have eight in the making.
 CHUNK_NBYTES = 1 << 22
-CHUNK_LIMIT = 1 << 28  # what a stranger may make us decode at once
+CHUNK_LIMIT = 1 << 26  # what a stranger may make us decode at once
 LEAST = 16  # bytes: one value of the widest dtype
 RANK_LIMIT = 32
 # A chunk that does not shrink is stored, with a few bytes that say so.

@@ -11,7 +11,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import jaxcomp as jc
 from jaxcomp.coding.chunked import Reader, Writer
@@ -173,7 +173,7 @@ def test_forged_indices_are_refused_and_leave_nothing(tmp_path):
         with pytest.raises(jc.CorruptStream, match=message):
             decompress_file(forged, tmp_path / "back")
         assert contents(tmp_path) == before, name
-    forged = repacked(tmp_path / "x.jxc", lambda index: index.__setitem__("kind", "tree"))
+    forged = repacked(tmp_path / "x.jxc", lambda index: index.__setitem__("kind", "trees"))
     with pytest.raises(jc.UnsupportedInput, match="got one of a tree of arrays"):
         decompress_file(forged, tmp_path / "back")
     with pytest.raises(jc.UnsupportedInput, match="at most 100 bytes"):
@@ -227,3 +227,18 @@ def test_a_sparse_file_of_two_gigabytes_in_the_memory_of_chunks(tmp_path):
     assert tracemalloc.get_traced_memory()[1] < 2e8 and done.nbytes < 1e5
     tracemalloc.stop()
     assert os.path.getsize(tmp_path / "back") == 128 + size
+
+
+def test_a_tree_becomes_safetensors(tmp_path):
+    tree = {"a": {"w": np.arange(9.0), "b": np.ones(3, ml_dtypes.bfloat16)}, "n": np.float32(3)}
+    jc.io.save_tensors(tmp_path / "x.jxc", tree, chunk_nbytes=32)
+    with pytest.raises(jc.UnsupportedInput, match="expected OUT.safetensors"):
+        decompress_file(tmp_path / "x.jxc", tmp_path / "x.npy")
+    done = decompress_file(tmp_path / "x.jxc", tmp_path / "x.safetensors")
+    assert done.arrays == 3 and done.original_nbytes == os.path.getsize(tmp_path / "x.safetensors")
+    found = load_file(tmp_path / "x.safetensors")
+    assert found["a/w"].tolist() == [*range(9)] and found["n"].shape == ()
+    assert found["a/b"].tobytes() == tree["a"]["b"].tobytes()
+    jc.io.save_tensors(tmp_path / "x.jxc", {"w": np.ones(2, ml_dtypes.int4)})
+    with pytest.raises(jc.UnsupportedInput, match="that safetensors has"):
+        decompress_file(tmp_path / "x.jxc", tmp_path / "x.safetensors")
