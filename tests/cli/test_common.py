@@ -1,11 +1,14 @@
 """What commands share: tables, file names, and where compiled programs go."""
 
+import io
 import os
 
 import jax
 import pytest
 
+import jaxcomp as jc
 from jaxcomp.cli import common
+from jaxcomp.coding import chunked, container
 
 START = """
 import jax, jaxcomp.cli.main, jaxcomp.codecs.files
@@ -82,3 +85,43 @@ def test_argument_types(check, good, bad):
     for text in bad:
         with pytest.raises(common.argparse.ArgumentTypeError, match="got '"):
             check(text)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_tells_megabytes_a_second_on_a_terminal_and_nothing_elsewhere(monkeypatch, capsys):
+    with common.progress_bytes(100, "compressing") as advance:
+        advance(100)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with common.progress_bytes(2_000_000, "compressing") as advance:
+        advance(1_000_000)
+        advance(1_000_000)
+    assert "compressing" in terminal.getvalue() and "2.0/2.0 MB" in terminal.getvalue()
+
+
+def test_files_and_pipes_are_judged_by_their_first_bytes(monkeypatch, tmp_path):
+    one = container.pack("toy", {}, {"a": b"abc"})
+    writer = chunked.Writer(two := io.BytesIO(), "toy", {})
+    writer.add(b"abc")
+    writer.finish({})
+    for version, data in ((1, one), (2, two.getvalue())):
+        (tmp_path / "x.jxc").write_bytes(data)
+        with common.judged(str(tmp_path / "x.jxc")) as found:
+            assert found == (version, str(tmp_path / "x.jxc"))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        with common.judged("-") as (found, source):
+            if version == 1:
+                assert container.read(source).sections == {"a": b"abc"}
+            else:
+                assert chunked.Reader(source).chunk(0) == b"abc"
+            assert found == version
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hello")))
+    with pytest.raises(jc.CorruptStream, match="standard input: not a .jxc file"):
+        with common.judged("-"):
+            raise AssertionError

@@ -275,6 +275,21 @@ def test_killed_while_it_saves_the_previous_file_is_whole(tmp_path):
     assert path.read_bytes() == before and jc.io.load_tensors(path)["w"].tolist() == [*range(10)]
 
 
+def test_at_every_write_the_previous_file_is_whole(tmp_path, monkeypatch):
+    path, writes, write = tmp_path / "x.jxc", [], Writer._write
+    jc.io.save_tensors(path, {"w": np.arange(10)})
+    before = path.read_bytes()
+
+    def watched(self, data):
+        write(self, data)
+        self._file.flush()
+        writes.append(path.read_bytes() == before)
+
+    monkeypatch.setattr(Writer, "_write", watched)
+    jc.io.save_tensors(path, a_tree(), chunk_nbytes=SMALL)
+    assert len(writes) > 30 and all(writes) and path.read_bytes() != before
+
+
 LARGE = """
 import resource, sys, numpy as np, jaxcomp as jc
 block = np.random.default_rng(0).normal(size=1 << 23).astype(np.float32)  # 32 MB
