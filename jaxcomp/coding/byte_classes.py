@@ -21,9 +21,11 @@ from jaxcomp.base import CorruptStream
 MOST = 16  # classes, of 16 KiB of table each: they stay in the second cache
 STEP = 0.5  # of the mean exponent
 LEAST_ROWS, LEAST_COLUMNS = 16, 16
-LOOKED_AT = 128  # values of a row or a column that tell its mean
+LOOKED_AT = 96  # values of a row or a column that tell its mean
 LEAST_VARIANCE = 0.01  # of means: classes would save this over twice the variance, 0.2 %
-TRIED = 1 << 16  # symbols that tell what classes would save
+PAID = 1 / 16  # bits of a byte that are worth half the speed
+TIME = 1 / 128  # bits of a byte that are worth the time that classes take
+TRIED = 1 << 15  # symbols that tell what classes would save
 ZERO = 128  # the byte of step 0
 
 
@@ -44,28 +46,35 @@ class Classes(NamedTuple):
         return [s for s in (self.rows, self.columns) if s is not None]
 
 
-def choose(plane: np.ndarray, width: int, per: int, rank: np.ndarray, kinds: int) -> Classes:
-    """Classes for the bytes of a plane, `per` of them a symbol, of the given ranks."""
+def choose(
+    plane: np.ndarray, width: int, paired: bool, rank: np.ndarray, kinds: int
+) -> tuple[bool, Classes]:
+    """(whether two bytes share a symbol, classes), for a plane of bytes of the given ranks.
+
+    Pairs are twice as fast, but share a column's class: where they may be, they are taken unless
+    single bytes save more than PAID for each.
+    """
     kind = rank[plane[:: -(-plane.size // (2 * TRIED))]]
     counts = np.bincount(kind, minlength=kinds)[None].astype(float)
     one = Classes(counts, 0, None, None)
     rows = plane.size // width if width else 0
-    if width < LEAST_COLUMNS or rows < LEAST_ROWS or rows * width != plane.size or width % per:
-        return one
+    if width < LEAST_COLUMNS or rows < LEAST_ROWS or rows * width != plane.size:
+        return paired, one
     values = plane.reshape(rows, width)
-    level = _levels(plane, rank, kinds)
-    row = _steps(level, values, 1)
-    column = _steps(level, values.T, per)
+    level = _levels(rank, kinds)
+    row, column = _means(level, values), _means(level, values.T)
     if row is None and column is None:
-        return one
-    # An odd number of symbols from one to the next that does not divide rows: all columns are seen.
-    symbols = plane.size // per
-    stride = next(s for s in itertools.count(-(-symbols // TRIED) | 1, 2) if s == 1 or width % s)
-    place = np.arange(0, symbols, stride)
-    kind = rank[plane.reshape(symbols, per)[place]].astype(np.intp)
-    split = place // (width // per), place % (width // per)
-    tried = [_tried(r, c, width // per, kind, split, kinds) for r, c in _choices(row, column)]
-    return min((one, *tried), key=lambda c: _bits(c, plane.size))
+        return paired, one
+    found = [one, *_tried(row, column, 1, values, rank, kinds)]
+    single = min(found, key=lambda c: _bits(c, plane.size))
+    if not paired or width % 2:
+        # Rows of an odd width have no pairs of columns.
+        pays = _bits(one, plane.size) - _bits(single, plane.size) > PAID * plane.size
+        return (False, single) if pays or not paired else (True, one)
+    found = [one, *_tried(row, column, 2, values, rank, kinds)]
+    pair = min(found, key=lambda c: _bits(c, plane.size))
+    pays = _bits(pair, plane.size) - _bits(single, plane.size) > PAID * plane.size
+    return (False, single) if pays else (True, pair)
 
 
 def _choices(row, column):
@@ -75,49 +84,63 @@ def _choices(row, column):
     return ((row, column),)
 
 
-def _tried(row, column, width, kind, split, kinds):
-    """Classes of these steps, and the counts of a sample: its kinds, their rows and columns."""
-    there = [x for x in (row, column) if x is not None]
-    low = sum(int(np.percentile(x, 1)) for x in there)
-    classes = min(max(sum(int(np.percentile(x, 99)) for x in there) - low + 1, 2), MOST)
-    there[0] = there[0] - low
-    stored = [np.clip(x + ZERO, 0, 255).astype(np.uint8) for x in there]
-    rows, columns = stored if len(stored) == 2 else (stored[0],) * 2
-    rows, columns = None if row is None else rows, None if column is None else columns
-    total = -ZERO * (len(stored) - 1) - ZERO
-    total += 0 if rows is None else rows[split[0]].astype(np.intp)
-    total += 0 if columns is None else columns[split[1]].astype(np.intp)
-    index = np.clip(total, 0, classes - 1)[:, None] * kinds + kind
-    counts = np.bincount(index.reshape(-1), minlength=classes * kinds).reshape(classes, kinds)
-    return Classes(counts.astype(float), width, rows, columns)
+def _tried(row, column, per, values, rank, kinds):
+    """Classes by rows, by columns and by both, of those that differ, with counts of a sample."""
+    rows, width = values.shape
+    width //= per
+    # An odd number of symbols from one to the next that does not divide rows: all columns are seen.
+    stride = -(-rows * width // TRIED) | 1
+    stride = next(s for s in itertools.count(stride, 2) if s == 1 or width % s)
+    place = np.arange(0, rows * width, stride)
+    kind = rank[values.reshape(-1, per)[place]].astype(np.intp)
+    i, j = place // width, place % width
+    if column is not None:
+        column = column.reshape(-1, per).mean(1)
+    for r, c in _choices(row, column):
+        steps = [np.rint(x / STEP).astype(int) for x in (r, c) if x is not None]
+        ends = [np.sort(x)[[len(x) // 64, -1 - len(x) // 64]] for x in steps]
+        low, high = (int(end) for end in sum(ends))
+        classes = min(max(high - low + 1, 2), MOST)
+        steps[0] -= low + (high - low + 1 - classes) // 2
+        stored = [np.clip(x + ZERO, 0, 255).astype(np.uint8) for x in steps]
+        which = [n for n, x in ((i, r), (j, c)) if x is not None]
+        total = sum(x[n].astype(np.intp) - ZERO for x, n in zip(stored, which, strict=True))
+        index = np.clip(total, 0, classes - 1)[:, None] * kinds + kind
+        counts = np.bincount(index.reshape(-1), minlength=classes * kinds).astype(float)
+        by_row, by_column = stored[0] if r is not None else None, stored[-1]
+        by_column = by_column if c is not None else None
+        yield Classes(counts.reshape(classes, kinds), width, by_row, by_column)
 
 
-def _steps(level, values, per):
-    """int[rows / per]: the mean of each row, or rows, in steps from the mean of all.
+def _means(level, values):
+    """float[rows]: the mean of each row less that of all.
 
     None where they differ no more than a few values of each would by chance.
     """
     rows, width = values.shape
     for look in (LOOKED_AT // 4, LOOKED_AT):
-        some = level[values[:, :: -(-width // look)].reshape(rows // per, -1)]
-        mean, noise = some.mean(1), some.var(1).mean() / some.shape[1]
-        if mean.var() < 1.5 * noise + LEAST_VARIANCE:
+        some = np.ascontiguousarray(values[:, :: -(-width // look)]).clip(*level)
+        mean = some.sum(1, dtype=np.uint32) / some.shape[1]
+        noise = some[:: -(-rows // LOOKED_AT)].var(1).mean() / some.shape[1]
+        # By chance the variance of means is the noise, give or take sqrt(2 / rows) of it.
+        if mean.var() < (1 + 4 / rows**0.5) * noise + LEAST_VARIANCE:
             return None
-    return np.rint((mean - mean.mean()) / STEP).astype(int)
+    return mean - mean.mean()
 
 
-def _levels(plane, rank, kinds):
-    """float32[256]: the value of a byte, held near the common ones: zeros are no small exponent."""
+def _levels(rank, kinds):
+    """(least, most) that a byte counts as, near the common ones: a zero is no small exponent."""
     common = np.flatnonzero(rank < max(min(kinds // 2, 8), 1))
-    return np.clip(np.arange(256), common.min() - 4, common.max() + 4).astype(np.float32)
+    return np.uint8(max(common[0], 4) - 4), np.uint8(min(common[-1], 251) + 4)
 
 
 def _bits(classes, size):
-    """About what a plane takes: entropy, two bits for each step, and tables."""
+    """About what a plane takes: entropy, steps, tables, and what time is worth."""
     counts = classes.counts
     total = counts.sum(1, keepdims=True)
     bits = -(counts * np.log2(np.maximum(counts, 1e-9) / np.maximum(total, 1))).sum()
     bits *= size / total.sum()
+    bits += TIME * size * (len(counts) > 1)
     return bits + 2.5 * sum(s.size for s in classes.steps()) + 9 * counts.size
 
 

@@ -9,7 +9,7 @@
     u8     precision of the tables: 12, 13 or 14 bits
     u8     kinds - 1; where ESCAPES, the last kind stands for all other bytes
     u8     classes
-    u8     flags: ESCAPES, ROWS, COLUMNS
+    u8     flags: ESCAPES, ROWS, COLUMNS, CARGO: heads carry two bytes each of another plane
     u32    symbols in a row, bytes of the side information, words, escapes
     side   deflated: the kinds; a class step for each row and each column (coding/byte_classes.py);
            shares - 1 of each class and kind, all low bytes, then all high ones
@@ -32,18 +32,24 @@ from jaxcomp.coding.byte_tables import SHARES, best_precision, frequencies, shar
 from jaxcomp.kernels.rans_bytes import KINDS, MOST, PRECISIONS, SYMBOLS
 
 RAW, CONSTANT, SINGLES, PAIRS = range(4)
-ESCAPES, ROWS, COLUMNS = 1, 2, 4
+ESCAPES, ROWS, COLUMNS, CARGO = 1, 2, 4, 8
 HEADER = struct.Struct("<BBBBBBIIII")
 LEAST = 64  # bytes: below, what a table and heads take is never saved
 SAMPLE = 1 << 17  # bytes looked at; 256 frequencies estimated from them cost 0.001 bits a symbol
 BLOCK = 128  # neighbours that are sampled together
 ENOUGH = 0.99  # of the raw size: what is saved above it does not pay for the time
+FOUND_AT_ONCE = 1 << 16  # bytes in which escapes are looked for: they stay in a cache
 RARE = 2.0**-14  # share of a byte that costs less as an escape than as a kind
 ESCAPED = 2.0**-8  # share of escapes at which pairs cost more than singles
 
 
-def write_plane(plane: np.ndarray, width: int = 0) -> list[bytes | np.ndarray]:
-    """u8[n] -> parts that joined are its bytes. width: values in a row of a matrix, else 0."""
+def write_plane(
+    plane: np.ndarray, width: int = 0, cargo: np.ndarray | None = None
+) -> list[bytes | np.ndarray]:
+    """u8[n] -> parts that joined are its bytes. width: values in a row of a matrix, else 0.
+
+    cargo: u8[n] bytes of which a coded plane takes the first with it, as many as `carried` says.
+    """
     raw = [bytes([RAW]), plane]
     if plane.size < LEAST:
         return raw
@@ -56,19 +62,25 @@ def write_plane(plane: np.ndarray, width: int = 0) -> list[bytes | np.ndarray]:
         return raw
     order = np.argsort(-counts, kind="stable").astype(np.uint8)
     kinds, paired, escapes = _alphabet(counts[order] / sample.size, plane, order)
-    coded = _write_coded(plane, width, order[:kinds], paired, escapes)
+    coded = _write_coded(plane, width, order[:kinds], paired, escapes, cargo)
     return coded if length(coded) <= plane.size else raw
 
 
-def read_plane(data: memoryview, count: int) -> np.ndarray:
-    """The u8[count] of write_plane, or u8[1] of a constant. Raises CorruptStream."""
+def carried(parts: list[bytes | np.ndarray]) -> int:
+    """Bytes of other cargo in what write_plane has made."""
+    mode, log2, *_, flags = HEADER.unpack_from(parts[0])[:6] if len(parts[0]) > 2 else (RAW, 0, 0)
+    return 2 << log2 if mode > CONSTANT and flags & CARGO else 0
+
+
+def read_plane(data: memoryview, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(u8[count] of write_plane, or u8[1] of a constant; cargo). Raises CorruptStream."""
     if not len(data) or data[0] > PAIRS:
         raise CorruptStream(f"expected a plane of bytes, got {bytes(data[:1])!r}")
     if data[0] <= CONSTANT:
         expected = 2 if data[0] else 1 + count
         if len(data) != expected:
             raise CorruptStream(f"expected a plane of {expected} bytes, got {len(data)}")
-        return np.frombuffer(data, np.uint8, offset=1)
+        return np.frombuffer(data, np.uint8, offset=1), np.zeros(0, np.uint8)
     return _read_coded(data, count)
 
 
@@ -98,12 +110,13 @@ def _alphabet(share, plane, order):
     return (SYMBOLS, False, False) if common == SYMBOLS else (common + 1, False, True)
 
 
-def _write_coded(plane, width, order, paired, escapes):
-    kinds, per = len(order), 1 + paired
+def _write_coded(plane, width, order, paired, escapes, cargo):
+    kinds = len(order)
     rank = np.full(SYMBOLS, kinds - 1, np.uint8)
     known = kinds - escapes
     rank[order[:known]] = np.arange(known, dtype=np.uint8)
-    classes = byte_classes.choose(plane, width, per, rank, kinds)
+    paired, classes = byte_classes.choose(plane, width, paired, rank, kinds)
+    per = 1 + paired
     g = shares(classes.counts)
     precision = best_precision(g, paired)
     table = frequencies(g, precision, paired)
@@ -111,11 +124,14 @@ def _write_coded(plane, width, order, paired, escapes):
     if plane.size % per:
         plane = np.append(plane, order[0])
     symbols = plane.view(np.uint16) if paired else plane
+    lanes = byte_streams.lanes_for(symbols.size)
+    with_cargo = cargo is not None and cargo.size >= 2 * lanes
+    freight = cargo[: 2 * lanes].view(np.uint16) if with_cargo else np.zeros(lanes, np.uint16)
     head, words, found = byte_streams.encode(
-        symbols, classes.of(symbols.size), rank, last, table, precision, paired
+        symbols, classes.of(symbols.size), freight, rank, last, table, precision, paired
     )
     flags = escapes * ESCAPES | (classes.rows is not None) * ROWS
-    flags |= (classes.columns is not None) * COLUMNS
+    flags |= (classes.columns is not None) * COLUMNS | with_cargo * CARGO
     tail = []
     if escapes:
         found = plane.reshape(-1, per)[found].reshape(-1)
@@ -124,7 +140,7 @@ def _write_coded(plane, width, order, paired, escapes):
     side = b"".join([*parts, (g - 1 & 0xFF).astype(np.uint8), (g - 1 >> 8).astype(np.uint8)])
     side = zlib.compress(side, 9)
     numbers = classes.width, len(side), len(words), length(tail)
-    log2 = len(head).bit_length() - 1
+    log2 = lanes.bit_length() - 1
     start = HEADER.pack(SINGLES + paired, log2, precision, kinds - 1, len(g), flags, *numbers)
     return [start, side, head, words, *tail]
 
@@ -141,7 +157,7 @@ def _read_coded(data, count):
     expected = HEADER.size + side + heads + 2 * words + escaped
     most_kinds = KINDS if paired else SYMBOLS
     fits = expected == len(data) and kinds <= most_kinds and escaped <= (count if escapes else 0)
-    fits &= precision in PRECISIONS and flags < 8
+    fits &= precision in PRECISIONS and flags < 16
     if not fits or not 1 <= classes <= byte_classes.MOST or words > symbols:
         raise CorruptStream("expected the header of a plane of bytes, got another")
     at = HEADER.size
@@ -158,8 +174,9 @@ def _read_coded(data, count):
     table = frequencies(g, precision, paired)
     if table.max() > MOST:
         raise CorruptStream(f"expected frequencies up to {MOST}, got {table.max()}")
-    none = np.setdiff1d(np.arange(SYMBOLS), order)[:1]
-    if known + len(none) < kinds or len(np.unique(order)) < known:
+    times = np.bincount(order, minlength=SYMBOLS)
+    none = np.flatnonzero(times == 0)[:1].astype(np.uint8)
+    if known + len(none) < kinds or times.max() > 1:
         raise CorruptStream(f"expected {known} kinds of bytes, got some of them twice")
     values = np.zeros(KINDS if paired else SYMBOLS, np.uint16)
     values[:known] = order
@@ -170,18 +187,25 @@ def _read_coded(data, count):
     head = np.frombuffer(data, np.uint32, 1 << log2, at)
     at += heads
     stream = np.frombuffer(data, np.uint16, words, at)
-    plane = byte_streams.decode(head, stream, index, table, precision, values, symbols, paired)
+    plane, cargo = byte_streams.decode(
+        head, stream, index, table, precision, values, symbols, paired
+    )
     plane = plane.view(np.uint8)[:count]
     at += 2 * words
+    if not flags & CARGO and cargo.any():
+        raise CorruptStream("expected heads that carry nothing, got others; damaged?")
+    cargo = cargo.view(np.uint8) if flags & CARGO else np.zeros(0, np.uint8)
     if not escapes:
-        return plane
-    place = np.flatnonzero(plane == none[0])
+        return plane, cargo
+    blocks = range(0, count, FOUND_AT_ONCE)
+    found = [np.flatnonzero(plane[i : i + FOUND_AT_ONCE] == none[0]) + i for i in blocks]
+    place = np.concatenate(found) if found else np.zeros(0, int)
     if len(place) != escaped:
         raise CorruptStream(f"expected {escaped} escapes, got {len(place)}")
     if escaped:
         plane = plane.copy() if not plane.flags.writeable else plane
         plane[place] = np.frombuffer(data, np.uint8, escaped, at)
-    return plane
+    return plane, cargo
 
 
 def _inflate(data, size):

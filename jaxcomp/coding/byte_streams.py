@@ -1,8 +1,8 @@
 """Symbols of bytes <-> heads and words on the host: kernels/rans_bytes.py, padded to few shapes.
 
-Lanes are 4 to 1024 by powers of 4, so that each has at least 512 symbols: a head takes 16 bits
-more than it holds. Steps are padded to powers of two; a program takes a quarter of a second to
-compile, and runs as many steps as there are.
+Lanes are 4 to 1024 by powers of 4, so that each has at least 256 symbols. A head takes 16 bits
+more than it needs, which carry some of what is not coded. Steps are padded to powers of two; a
+program takes a quarter of a second to compile, and runs as many steps as there are.
 """
 
 import functools
@@ -14,27 +14,32 @@ from jaxcomp.base import CorruptStream
 from jaxcomp.kernels import rans_bytes
 
 MOST_LANES = 10  # log2
-STEPS = 512  # of a lane, at least
+STEPS = 256  # of a lane, at least
 NONE = np.zeros((1, 1), np.uint8)
 
 
 def encode(
     symbols: np.ndarray,
     index: np.ndarray | None,
+    cargo: np.ndarray,
     rank: np.ndarray,
     last: int,
     frequencies: np.ndarray,
     precision: int,
     paired: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(heads, words, positions of symbols with a byte of rank `last`)."""
-    lanes = 1 << min(max((symbols.size // STEPS).bit_length() - 1, 2) & ~1, MOST_LANES)
+    """(heads, words, positions of symbols with a byte of rank `last`).
+
+    cargo: u16 of each lane, for what a first head has more than it needs.
+    """
+    lanes = lanes_for(symbols.size)
     steps = _steps(symbols.size, lanes)
     classes = NONE if index is None else _padded(index, steps, lanes)
     with jax.default_device(_host()):
         head, word, emit, escaped = map(
             np.asarray,
             rans_bytes.encode(
+                cargo.astype(np.uint32) | np.uint32(1 << 16),
                 _padded(symbols, steps, lanes),
                 classes,
                 rank,
@@ -51,6 +56,11 @@ def encode(
     return head, words, np.flatnonzero(escaped.reshape(-1)[used])
 
 
+def lanes_for(count: int) -> int:
+    """Lanes of so many symbols."""
+    return 1 << min(max((count // STEPS).bit_length() - 1, 2) & ~1, MOST_LANES)
+
+
 def decode(
     head: np.ndarray,
     words: np.ndarray,
@@ -60,8 +70,8 @@ def decode(
     values: np.ndarray,
     count: int,
     paired: bool,
-) -> np.ndarray:
-    """u8[count], or u16[count] of pairs, read-only. CorruptStream unless all of it is used."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """(u8[count], or u16[count] of pairs, read-only; cargo). CorruptStream unless all is used."""
     lanes = len(head)
     steps = _steps(count, lanes)
     padded = np.empty(steps * lanes + lanes, np.uint16)  # what follows is never part of a stream
@@ -79,19 +89,16 @@ def decode(
             paired=paired,
             classed=index is not None,
         )
-    if int(taken) != len(words) or (np.asarray(left) != 1 << 16).any():
+    left = np.asarray(left)
+    if int(taken) != len(words) or (left >> 16 != 1).any():
         raise CorruptStream(f"expected to use {len(words)} words, got to {int(taken)}; damaged?")
-    return np.asarray(out).reshape(-1)[:count]
+    return np.asarray(out).reshape(-1)[:count], left.astype(np.uint16)
 
 
 def _steps(count, lanes):
-    """Steps of the compiled shape: of few lanes there are at most 4096."""
+    """Steps of the compiled shape: at least the most that a stream of few lanes has."""
     needed = -(-count // lanes)
-    return 4 * STEPS if lanes < 1 << MOST_LANES and needed <= 4 * STEPS else _power(needed)
-
-
-def _power(n):
-    return max(1 << max(n - 1, 0).bit_length(), 2 * STEPS)
+    return max(1 << max(needed - 1, 0).bit_length(), 4 * STEPS)
 
 
 def _padded(flat, steps, lanes):

@@ -17,7 +17,7 @@ from jaxcomp.kernels.rans_bytes import KINDS, MOST, PRECISIONS, SYMBOLS
 
 SHARES = 1 << 14  # what the shares of a class sum to
 # Tables of all classes together, of 4 bytes for each slot: what leaves room in the second cache.
-LARGEST_TABLES = 1 << 18
+LARGEST_TABLES = 5 << 16
 
 
 def shares(counts: Float[np.ndarray, "classes kinds"]) -> Int64[np.ndarray, "classes kinds"]:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.coding.byte_plane import length, read_plane, write_plane
+from jaxcomp.coding.byte_plane import carried, length, read_plane, write_plane
 
 RAW, CONSTANT, PLANES, SPARSE, BITS, XOR, SUBTRACT = range(7)
 NAMES = "raw", "constant", "planes", "sparse", "bits", "delta xor", "delta subtract"
@@ -141,8 +141,13 @@ def _encode_planes(values, width, float_):
         for plane, shift in zip(planes, _shifts(values.itemsize), strict=True):
             np.right_shift(block, shift, out=plane[i : i + BLOCK], casting="unsafe")
     parts = [bytes([PLANES, how])]
-    for i, plane in enumerate(planes):
-        coded = write_plane(plane, 0 if i else width)
+    *others, last = [write_plane(plane) for plane in planes[1:]] or [None]
+    # What the first plane's heads can carry is cut from the last one, where that is raw.
+    raw = last is not None and length(last) > values.size
+    first = write_plane(planes[0], width, planes[-1] if raw else None)
+    if raw:
+        last[1] = last[1][carried(first) :]
+    for coded in [first, *others, *[last] * (last is not None)]:
         parts += [LENGTH.pack(length(coded)), *coded]
     return parts
 
@@ -209,19 +214,32 @@ def _decode_planes(body, values):
     how = body[0] if len(body) else -1
     if how not in (AS_IS, ROTATED, ZIGZAG):
         raise CorruptStream(f"expected how planes were made, 0 to 2, got {how}")
-    body, planes = body[1:], []
-    for _ in range(values.itemsize):
+    coded, body = _cut(body[1:])
+    first, cargo = read_plane(coded, values.size)
+    planes, more = [first], cargo.size
+    for i in range(1, values.itemsize):
         coded, body = _cut(body)
-        planes.append(read_plane(coded, values.size))
-    if len(body):
+        carried_here = cargo if i == values.itemsize - 1 else cargo[:0]
+        plane, none = read_plane(coded, values.size - carried_here.size)
+        more += none.size - carried_here.size
+        if carried_here.size:
+            rest = np.broadcast_to(plane, values.size - cargo.size) if plane.size == 1 else plane
+            plane = np.concatenate([cargo, rest])
+        planes.append(plane)
+    if len(body) or more:
         raise CorruptStream(f"expected the last plane to end the chunk, got {len(body)} bytes more")
-    bytes_ = values.view(np.uint8).reshape(-1, values.itemsize)
     for i in range(0, values.size, BLOCK):
-        for plane, shift in zip(planes, _shifts(values.itemsize), strict=True):
+        block = values[i : i + BLOCK]
+        for k, plane in enumerate(planes):
             part = plane if plane.size == 1 else plane[i : i + BLOCK]
-            bytes_[i : i + BLOCK, shift // 8] = part
+            if k:
+                # Twice as fast as storing every second byte.
+                np.left_shift(block, 8, out=block)
+                np.bitwise_or(block, part.astype(block.dtype), out=block)
+            else:
+                block[...] = part
         if how:
-            _turn_back(values[i : i + BLOCK], how)
+            _turn_back(block, how)
 
 
 def _shifts(itemsize):

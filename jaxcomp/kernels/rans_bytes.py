@@ -52,6 +52,7 @@ def _starts(freq):
 
 @functools.partial(jax.jit, static_argnames=("paired", "classed"))
 def encode(
+    head: UInt32[Array, " lanes"],
     values: UInt8[Array, "steps lanes"] | UInt16[Array, "steps lanes"],
     classes: UInt8[Array, "steps lanes"] | UInt8[Array, "1 1"],
     rank: UInt8[Array, " 256"],
@@ -69,6 +70,8 @@ def encode(
     Bool[Array, "steps lanes"],
 ]:
     """(head, word, emit, escaped): what is written in order, first step and first lane first.
+
+    The first heads are any from 2**16 to 2**17 - 1: decoding returns to them.
 
     values are bytes, or paired bytes as low | high << 8. rank gives each byte's place in the
     alphabet; a symbol with a byte of rank `last` is told in `escaped`. Values at count and beyond
@@ -102,7 +105,6 @@ def encode(
         x = (quotient << precision) + start + (x - quotient * freq)
         return x, word, _store(emit, t, emits), _store(escaped, t, escape & valid)
 
-    head = jnp.full(lanes, 1 << 16, jnp.uint32)
     flags = jnp.zeros((steps, lanes), bool)
     start = head, jnp.zeros((steps, lanes), jnp.uint16), flags, flags
     return lax.fori_loop(0, used, push, start)
@@ -140,7 +142,7 @@ def decode(
         if classed:
             row = lax.dynamic_index_in_dim(classes, t, keepdims=False)
             slot = row.astype(jnp.uint32) << precision | slot
-        entry = _load(table, slot.astype(jnp.int32))
+        entry = _load(table, slot)
         new = ((entry >> 12 & (MOST - 1)) + 1) * (x >> precision) + (entry & (MOST - 1))
         x = jnp.where(t * lanes + lane < count, new, x)
         need = x < 1 << 16
@@ -157,8 +159,11 @@ def decode(
 
 
 def _load(array, place):
-    """XLA itself clamps what a damaged stream asks for; the promise saves a second clamp."""
-    return array.at[place].get(mode="promise_in_bounds")
+    """XLA itself clamps what a damaged stream asks for; the promise saves a second clamp.
+
+    Places are unsigned: of others, each would be compared with 0.
+    """
+    return array.at[place.astype(jnp.uint32)].get(mode="promise_in_bounds")
 
 
 def _store(rows, t, row):

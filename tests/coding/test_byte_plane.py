@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from jaxcomp.base import CorruptStream
-from jaxcomp.coding.byte_plane import CONSTANT, PAIRS, RAW, SINGLES, length, read_plane, write_plane
+from jaxcomp.coding.byte_plane import (
+    CONSTANT,
+    PAIRS,
+    RAW,
+    SINGLES,
+    carried,
+    length,
+    read_plane,
+    write_plane,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -13,7 +22,8 @@ def through(plane, width=0):
     parts = write_plane(plane, width)
     data = b"".join(parts)
     assert len(data) == length(parts) <= plane.size + 1
-    assert (read_plane(memoryview(data), plane.size) == plane).all()
+    got, cargo = read_plane(memoryview(data), plane.size)
+    assert (got == plane).all() and not cargo.size
     return data
 
 
@@ -50,6 +60,14 @@ def test_a_byte_outside_the_sample_is_an_escape():
     plane = geometric(0.5, 1 << 19)
     plane[129::5000] = RNG.integers(0, 256, plane[129::5000].size)
     through(plane)
+
+
+def test_heads_carry_what_would_be_wasted():
+    plane, cargo = geometric(0.5), RNG.integers(0, 256, 99, np.uint8)
+    parts = write_plane(plane, cargo=cargo)
+    got, taken = read_plane(memoryview(b"".join(parts)), plane.size)
+    assert (got == plane).all() and carried(parts) == taken.size > 0
+    assert (taken == cargo[: taken.size]).all() and length(parts) < length(write_plane(plane)) + 20
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65])

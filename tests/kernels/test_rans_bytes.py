@@ -25,7 +25,15 @@ def test_streams_are_those_of_the_other_coders(precision, paired):
 
     numbers = np.uint32(precision), np.int32(count)
     head, word, emit, escaped = rans_bytes.encode(
-        *(packed, index, rank, np.uint8(5), rans_bytes.encoding_table(freq), *numbers),
+        *(
+            np.full(LANES, 1 << 16, np.uint32),
+            packed,
+            index,
+            rank,
+            np.uint8(5),
+            rans_bytes.encoding_table(freq),
+            *numbers,
+        ),
         **dict(paired=paired, classed=True),
     )
     words = np.asarray(word)[np.asarray(emit)]
