@@ -17,7 +17,9 @@ nothing of devices. Of a shard those chunks are read that hold the rows in quest
 import contextlib
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from io import BufferedIOBase
 from typing import Any, NamedTuple
 
@@ -25,14 +27,11 @@ import numpy as np
 
 from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
 from jaxcomp.io.tensor_reader import Tensors
-from jaxcomp.io.tensor_rows import RANK_LIMIT, Row
-from jaxcomp.io.tensor_writer import TensorWriter
+from jaxcomp.io.tensor_rows import CHUNK_NBYTES, RANK_LIMIT, Row
+from jaxcomp.io.tensor_writer import TensorWriter, workers
 from jaxcomp.io.tree_nodes import dtype_of
 
 VERSION = 1
-# Rows of a shard decoded at once where they are not all one box: what a restore needs on top of
-# the arrays that it makes.
-BLOCK_NBYTES = 1 << 28
 UNLIMITED = 1 << 62  # the caller has compared sizes with its own limit
 
 
@@ -62,8 +61,9 @@ class Leaf(NamedTuple):
 class Shards:
     """Files of one save, open: `leaves` by their names, and read(name, boxes)."""
 
-    def __init__(self, files: list[Tensors]):
+    def __init__(self, files: list[Tensors], pool: Executor):
         self.nbytes = sum(file.nbytes for file in files)
+        self._pool = pool
         self.leaves: dict[str, Leaf] = {}
         for file in files:
             _believe(file, self.leaves)
@@ -71,32 +71,47 @@ class Shards:
             _check_grid(leaf)
 
     def read(self, name: str, boxes: list[Box]) -> list[np.ndarray]:
-        """These boxes of a leaf; zeros where one reaches beyond it. Every shard is decoded once."""
+        """These boxes of a leaf; zeros where one reaches beyond it. Threads decode chunks, each
+        once; CorruptStream names the leaf."""
         leaf = self.leaves[name]
         whole = Box((0,) * len(leaf.shape), leaf.shape)
-        inside = [overlap(box, whole) == box for box in boxes]
         out = [
-            (np.empty if good else np.zeros)(box.shape, leaf.dtype)
-            for box, good in zip(boxes, inside, strict=True)
+            (np.empty if overlap(box, whole) == box else np.zeros)(box.shape, leaf.dtype)
+            for box in boxes
         ]
-        for cell, (file, row) in leaf.shards:
-            hits = [(k, common) for k, box in enumerate(boxes) if (common := overlap(box, cell))]
-            try:
-                for part, values in _blocks(file, row, cell, [common for _, common in hits]):
-                    for k, common in hits:
-                        if both := overlap(common, part):
-                            out[k][both.within(boxes[k])] = values[both.within(part)]
-            except CorruptStream as error:
-                raise CorruptStream(f"{name}: {error}") from error
+
+        def fill(cell, file, row, k, hits):
+            values, at = file.flat(row, k * row.step, min(row.size, (k + 1) * row.step)), 0
+            for part in _parts(cell, row, k):
+                end = at + math.prod(part.shape)
+                for box, x in hits:
+                    if both := overlap(box, part):
+                        some = values[at:end].reshape(part.shape)
+                        x[both.within(box)] = some[both.within(part)]
+                at = end
+
+        try:
+            # All jobs wait at once: they hold no values.
+            for _ in self._pool.map(lambda job: fill(*job), _jobs(leaf, boxes, out)):
+                pass
+        except CorruptStream as error:
+            raise CorruptStream(f"{name}: {error}") from error
         return out
 
 
-def write_shards(file: BufferedIOBase, leaves: list[Leaf], process: int, processes: int) -> int:
+def write_shards(
+    file: BufferedIOBase,
+    leaves: list[Leaf],
+    process: int,
+    processes: int,
+    *,
+    chunk_nbytes: int = CHUNK_NBYTES,
+) -> int:
     """What one process has of a tree, to a file; returns its bytes. The list of shards of every
     leaf is emptied as they are written."""
     table = [[leaf.name, leaf.dtype.name, list(leaf.shape), leaf.key] for leaf in leaves]
     places = []
-    with TensorWriter(file) as writer:
+    with TensorWriter(file, chunk_nbytes=chunk_nbytes) as writer:
         for number, leaf in enumerate(leaves):
             while leaf.shards:
                 box, values = leaf.shards.pop(0)
@@ -134,7 +149,7 @@ def open_shards(opener: Callable[[int], BufferedIOBase]) -> Iterator[Shards]:
                 )
             processes = found[1]
             files.append(file)
-        yield Shards(files)
+        yield Shards(files, stack.enter_context(ThreadPoolExecutor(workers(None))))
 
 
 def box_of(index: tuple[slice, ...], shape: tuple[int, ...]) -> Box:
@@ -151,22 +166,38 @@ def overlap(a: Box, b: Box) -> Box | None:
     return None if any(n <= 0 for n in shape) else Box(start, shape)
 
 
-def _blocks(
-    file: Tensors, row: Row, cell: Box, wanted: list[Box]
-) -> Iterator[tuple[Box, np.ndarray]]:
-    """The rows of a shard that any of these boxes has, some at a time."""
-    if not wanted:
-        return
-    if not row.shape:
-        yield cell, file.read_row(row)
-        return
-    first = min(box.start[0] for box in wanted) - cell.start[0]
-    last = max(box.start[0] + box.shape[0] for box in wanted) - cell.start[0]
-    step = max(1, BLOCK_NBYTES * row.shape[0] // row.nbytes)
-    for at in range(first, last, step):
-        stop = min(last, at + step)
-        part = Box((cell.start[0] + at, *cell.start[1:]), (stop - at, *cell.shape[1:]))
-        yield part, file.read_row(row, at, stop)
+def _jobs(leaf: Leaf, boxes: list[Box], out: list[np.ndarray]) -> Iterator[tuple[Any, ...]]:
+    """(shard, its file and row, one of its chunks, the boxes that may have some of it)."""
+    for cell, (file, row) in leaf.shards:
+        hits = [(box, x) for box, x in zip(boxes, out, strict=True) if overlap(box, cell)]
+        for k in range(row.chunks if hits else 0):
+            if any(overlap(box, part) for part in _parts(cell, row, k) for box, _ in hits):
+                yield cell, file, row, k, hits
+
+
+def _parts(cell: Box, row: Row, k: int) -> list[Box]:
+    """Where the values of a chunk belong."""
+    parts = in_boxes(row.shape, k * row.step, min(row.size, (k + 1) * row.step))
+    return [Box(tuple(map(operator.add, cell.start, part.start)), part.shape) for part in parts]
+
+
+def in_boxes(shape: tuple[int, ...], start: int, stop: int) -> list[Box]:
+    """The boxes that values start to stop of an array make, in C order: a few for each axis."""
+    if not shape:
+        return [Box((), ())]
+    inner, boxes = math.prod(shape[1:]), []
+    while start < stop:
+        i, low = divmod(start, inner)
+        rows = 0 if low else (stop - start) // inner
+        if rows:
+            boxes.append(Box((i,) + (0,) * (len(shape) - 1), (rows, *shape[1:])))
+            start += rows * inner
+        else:
+            high = min(inner, low + stop - start)
+            within = in_boxes(shape[1:], low, high)
+            boxes += [Box((i, *box.start), (1, *box.shape)) for box in within]
+            start += high - low
+    return boxes
 
 
 def _label(leaf, box):

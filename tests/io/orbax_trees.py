@@ -1,5 +1,7 @@
 """Trees on meshes of one, two and eight devices, and what asks Orbax for them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxcomp.io.tree_nodes import DTYPES
 
 NARROW = [name for name in DTYPES if name not in ("int64", "uint64", "float64", "complex128")]
+FEW = ("bfloat16", "float32", "int4")
 MESHES = {1: (1, 1), 2: (2, 1), 8: (4, 2)}
 
 
@@ -54,12 +57,13 @@ def same(found, wanted):
             assert a == b
 
 
-def a_tree(devices, turned=False):
-    """Random bits in every dtype, so NaN payloads, -0.0 and denormals too."""
+@functools.cache
+def a_tree(devices, turned=False, dtypes=NARROW):
+    """Random bits in many dtypes, so NaN payloads, -0.0 and denormals too."""
     random = np.random.default_rng(0)
     names = ("model", "data") if turned else ("data", "model")
     tree = {}
-    for name in NARROW:
+    for name in dtypes:
         dtype = np.dtype(getattr(jnp, name, name))
         values = random.integers(0, 2 if name == "bool" else 256, (8, 4, dtype.itemsize), np.uint8)
         if name[-1] in "24" and name[-2] == "t":

@@ -13,25 +13,26 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.base import CorruptStream, UnsupportedInput
 from jaxcomp.io.shard_files import write_shards
-from tests.io.orbax_trees import MESHES, a_tree, arguments, bits, place, same
+from tests.io.orbax_trees import FEW, MESHES, NARROW, a_tree, arguments, bits, place, same
 
 
 def test_bits_come_back_on_any_devices(tmp_path):
     with ocp.Checkpointer(jc.io.orbax_handler()) as checkpointer:
         for devices in MESHES:
-            folder = tmp_path / str(devices)
-            checkpointer.save(folder, args=ocp.args.PyTreeSave(a_tree(devices)))
+            folder, dtypes = tmp_path / str(devices), NARROW if devices == 8 else FEW
+            saved = a_tree(devices, dtypes=dtypes)
+            checkpointer.save(folder, args=ocp.args.PyTreeSave(saved))
             for others in MESHES:
-                wanted = a_tree(others, turned=others != devices)
+                wanted = a_tree(others, turned=others != devices, dtypes=dtypes)
                 same(checkpointer.restore(folder, args=arguments(wanted)), wanted)
         # Without a target: what was saved where it was; and any array as one of NumPy.
-        same(checkpointer.restore(folder), a_tree(8))
+        same(checkpointer.restore(folder), saved)
         host = {"bfloat16": ocp.RestoreArgs(restore_type=np.ndarray)}
         found = checkpointer.restore(
             folder,
             args=ocp.args.PyTreeRestore({"bfloat16": 0}, restore_args=host, partial_restore=True),
         )
-        assert bits(found["bfloat16"]) == bits(a_tree(8)["bfloat16"])
+        assert bits(found["bfloat16"]) == bits(saved["bfloat16"])
         assert isinstance(found["bfloat16"], np.ndarray)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxcomp.base import CorruptStream
-from jaxcomp.io.shard_files import Box, Leaf, open_shards, write_shards
+from jaxcomp.io.shard_files import Box, Leaf, in_boxes, open_shards, write_shards
+from jaxcomp.io.tensor_reader import Tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "shards.jxc"
 
@@ -52,6 +53,39 @@ def test_files_must_make_whole_leaves():
     ):
         with pytest.raises(CorruptStream), opened(first, *others):
             pass
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (4, 5), (1, 3, 2, 4), (5, 1, 3)])
+def test_any_run_of_values_is_a_few_boxes(shape):
+    x = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+    whole = Box((0,) * x.ndim, shape)
+    for start in range(x.size):
+        for stop in range(start + 1, x.size + 1):
+            boxes = in_boxes(shape, start, stop)
+            found = np.concatenate([x[box.within(whole)].reshape(-1) for box in boxes])
+            np.testing.assert_array_equal(found, np.arange(start, stop))
+            assert len(boxes) <= max(1, 2 * x.ndim - 1)
+
+
+def test_chunks_that_end_anywhere_make_any_box(monkeypatch):
+    x = np.arange(7 * 6 * 6, dtype=np.int16).reshape(7, 6, 6)
+    cells = [Box((0, a, b), (7, 3, 3)) for a in (0, 3) for b in (0, 3)]
+    whole, file = Box((0, 0, 0), x.shape), io.BytesIO()
+    shards = [(cell, x[cell.within(whole)]) for cell in cells]
+    write_shards(file, [Leaf("x", x.dtype, x.shape, None, shards)], 0, 1, chunk_nbytes=16)
+    random, decoded = np.random.default_rng(0), []
+    flat = Tensors.flat
+    monkeypatch.setattr(Tensors, "flat", lambda *job: decoded.append(job[1:]) or flat(*job))
+    with opened(file.getvalue()) as shards:
+        for _ in range(30):
+            corners = [np.sort(random.integers(0, x.shape, (2, 3)), 0) for _ in range(2)]
+            boxes = [Box(tuple(a.tolist()), tuple((b - a + 1).tolist())) for a, b in corners]
+            for box, found in zip(boxes, shards.read("x", boxes), strict=True):
+                np.testing.assert_array_equal(found, x[box.within(whole)])
+            assert len(set(decoded)) == len(decoded) <= 44
+            decoded.clear()
+        shards.read("x", [Box((6, 0, 0), (1, 1, 1))])
+    assert len(decoded) == 1
 
 
 def test_files_of_version_1_are_read():
