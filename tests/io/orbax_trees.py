@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxcomp.io.tree_nodes import DTYPES
 
-NARROW = [name for name in DTYPES if name not in ("int64", "uint64", "float64", "complex128")]
+NARROW = tuple(name for name in DTYPES if name not in ("int64", "uint64", "float64", "complex128"))
 FEW = ("bfloat16", "float32", "int4")
 MESHES = {1: (1, 1), 2: (2, 1), 8: (4, 2)}
 
