@@ -155,13 +155,15 @@ def scales_and_zeros(name: str, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
             "quantise leaf.dense() by jc.formats.UINT4_G128, say"
         )
     wide = np.asarray(grid.scales, np.float32) if format.scale != "e8m0" else None
-    if wide is None or (wide.astype(np.float16).astype(np.float32) != wide).any():
+    with np.errstate(over="ignore"):
+        narrow = None if wide is None else wide.astype(np.float16)
+    if narrow is None or not np.array_equal(narrow.astype(np.float32), wide, equal_nan=True):
         raise UnsupportedInput(
             f"expected scales that float16 holds, got {format.scale} in {ascii(name)}; quantise "
             "with format._replace(scale='float16')"
         )
     groups = wide.shape[1] if format.group not in (None, -1) else 1
-    scales = np.broadcast_to(wide.astype(np.float16), (len(grid.codes), groups)).T
+    scales = np.broadcast_to(narrow, (len(grid.codes), groups)).T
     zeros = np.full(scales.shape, middle, np.uint8) if grid.zeros is None else grid.zeros.T
     zeros = np.broadcast_to(zeros, scales.shape)
     if (zeros >= 1 << format.bits).any():

@@ -5,6 +5,7 @@ wrote them.
 """
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,13 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
+from jaxcomp.io.awq import from_awq
+from jaxcomp.io.compressed_tensors import from_compressed_tensors
+from jaxcomp.io.gptq import from_gptq
 from jaxcomp.io.interchange import fit, read_model, write_model
 from jaxcomp.io.safetensors_plain import read_metadata, save_plain
+from jaxcomp.io.weights_file import check_leaves
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 GGUF = GOLDEN / "gguf_v3.gguf"
@@ -133,6 +138,39 @@ def test_folders_with_shards_and_config(tmp_path):
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     with pytest.raises(CorruptStream, match="files in the folder"):
         read_model(source)
+
+
+@pytest.mark.parametrize("layout", FILES)
+def test_arrays_of_other_shapes_and_types_are_named_or_harmless(layout):
+    """Arrays that are cut, cast, reshaped, changed or left out: a named error, or whole leaves."""
+    read = {"gptq": from_gptq, "awq": from_awq, "compressed-tensors": from_compressed_tensors}
+    good = {name: np.asarray(x) for name, x in jc.io.load_safetensors(FILES[layout]).items()}
+    draw, refused = random.Random(0), 0
+    for _ in range(60):
+        arrays, name = dict(good), draw.choice(list(good))
+        x = arrays.pop(name)
+        change = draw.randrange(6)
+        if change == 0:
+            x = x[: draw.randrange(len(x))]
+        elif change == 1:
+            kind = draw.choice((np.int32, np.uint8, np.float16, np.int64))
+            with np.errstate(all="ignore"):
+                x = x.astype(np.float32).astype(kind)
+        elif change == 2:
+            x = x.reshape(-1)
+        elif change == 3:
+            x = x.copy()
+            x.reshape(-1).view(np.uint8)[draw.randrange(x.nbytes)] = draw.randrange(256)
+        elif change == 4:
+            x = x[None]
+        if change < 5:
+            arrays[name] = x
+        try:
+            check_leaves(read[layout](arrays))
+        except JaxcompError as error:
+            refused += 1
+            assert "expected" in str(error)
+    assert refused > 20
 
 
 def test_refusals(tmp_path):
