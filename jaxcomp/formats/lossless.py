@@ -37,6 +37,7 @@ SLOTS = 1 << PRECISION
 KINDS = 16  # of exponents, two of which make a symbol of a byte
 PLACE_BITS = 24  # of a value in its block; an escape is place << 8 | exponent, all ones for none
 NO_ESCAPE = np.uint32(0xFFFFFFFF)
+DEEPEST = 3  # times the words of a stack that may lie in spill
 START = 1 << 16  # the state of a lane before anything is coded, and after all is decoded
 
 
@@ -46,7 +47,9 @@ class Lossless(Leaf):
 
     raw      u8 [..., planes * in, ...]: what is left of the rotated bits, lowest byte first
     head     u32 [blocks, ..., lanes]: blocks along the first own axis, 1 along the others
-    words    u16 [blocks, ..., capacity]
+    words    u16 [blocks, ..., capacity]: the stacks, or what is on top where
+    deep     i32 [blocks, ..., 1]: which row of spill is below it, from 1 on; 0 for none
+    spill    u16 [1, ..., rows * depth]: the bottoms of a few stacks that are longer than others
     freq     u16 [1, ..., 256]: frequency - 1 of each symbol
     kinds    u8 [1, ..., 16]; None where a symbol is a byte, and so are
     escapes  u32 [blocks, ..., most of a block]
@@ -56,11 +59,14 @@ class Lossless(Leaf):
     raw: Any
     head: Any
     words: Any
+    deep: Any
+    spill: Any
     freq: Any
     kinds: Any
     escapes: Any
     rows: int = static()
     own: int = static()
+    depth: int = static()
     dtype: Any = static()
     packed: Any = static()
 
@@ -88,6 +94,7 @@ class Lossless(Leaf):
         blocks = self.head.shape[part_axis(self.packed, own[0])]
         out = math.prod(self.shape[axis] for axis in own)
         whole = 0 < self.rows <= out and blocks == -(-out // self.rows)
+        whole &= self.depth <= DEEPEST * self.words.shape[merged_axis(self.packed)]
         if not 0 <= stacked < self.raw.ndim - 1 or not whole:
             raise UnsupportedInput(
                 f"expected whole matrices, got {blocks} blocks of {self.rows} rows for {out} rows; "
@@ -104,18 +111,23 @@ class Lossless(Leaf):
             return lax.map(Lossless._decoded, self)
         axis = merged_axis(self.packed)
         size = math.prod(size for _, size in self.packed)
-
-        def flat(part):
-            return jnp.moveaxis(part, axis, -1).reshape(-1, part.shape[axis])
-
-        raw, *streams = jax.tree.map(
-            flat, (self.raw, self.head, self.words, self.freq, self.kinds, self.escapes)
-        )
-        high, intact = high_bytes(*streams, count=self.rows * size)
+        *words, raw, head, freq, kinds, escapes = self._streams()
+        words = stacks(*words, self.depth)
+        high, intact = high_bytes(head, words, freq, kinds, escapes, count=self.rows * size)
         high = high.reshape(-1, size)[: raw.shape[0]]
         free = [self.shape[a] for a in self.layout.free]
         bits = merge(high, raw, jnp.dtype(self.dtype).itemsize).reshape(*free, size)
         return unmerge(jnp.moveaxis(bits, -1, axis), self.packed), intact
+
+    def _streams(self) -> list[Any]:
+        """The parts of one matrix, each [its rows, n]; None for those that it has not."""
+        axis = merged_axis(self.packed)
+        parts = (self.words, self.deep, self.spill, self.raw, self.head)
+        parts += (self.freq, self.kinds, self.escapes)
+        return [
+            None if x is None else jnp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+            for x in parts
+        ]
 
     def matmul(self, x: jax.Array) -> jax.Array:
         numbers = (((1,), (x.ndim - 1,)), ((), ()))
@@ -151,23 +163,73 @@ class Lossless(Leaf):
 
     @staticmethod
     def alike(leaves: list[Any]) -> list[Any]:
-        """Words are padded at their bottom, escapes at their end."""
+        """Words find room together; escapes are filled up at their end."""
         axis = merged_axis(leaves[0].packed)
+        fields = rooms([np.asarray(stacks(*leaf._streams()[:3], leaf.depth)) for leaf in leaves])
+        fields = [
+            {name: x if name == "depth" else placed(x, leaf.own, axis) for name, x in room.items()}
+            for leaf, room in zip(leaves, fields, strict=True)
+        ]
+        if leaves[0].escapes is not None:
+            most = max(leaf.escapes.shape[axis] for leaf in leaves)
+            for leaf, new in zip(leaves, fields, strict=True):
+                widths = [(0, 0)] * leaf.escapes.ndim
+                widths[axis] = (0, most - leaf.escapes.shape[axis])
+                new["escapes"] = jnp.pad(leaf.escapes, widths, constant_values=NO_ESCAPE)
+        return [dataclasses.replace(x, **new) for x, new in zip(leaves, fields, strict=True)]
 
-        def padded(parts, before):
-            most = max(part.shape[axis] for part in parts)
-            for part in parts:
-                widths = [(0, 0)] * part.ndim
-                missing = most - part.shape[axis]
-                widths[axis] = (missing, 0) if before else (0, missing)
-                yield jnp.pad(part, widths, constant_values=np.uint16(0) if before else NO_ESCAPE)
 
-        words = padded([leaf.words for leaf in leaves], before=True)
-        found = [dataclasses.replace(x, words=w) for x, w in zip(leaves, words, strict=True)]
-        if leaves[0].escapes is None:
-            return found
-        escapes = padded([leaf.escapes for leaf in leaves], before=False)
-        return [dataclasses.replace(x, escapes=e) for x, e in zip(found, escapes, strict=True)]
+def placed(part: np.ndarray | None, own: int, axis: int) -> jax.Array | None:
+    """[blocks or 1, n] of a matrix of so many free axes, to where a leaf has it."""
+    if part is None:
+        return None
+    wide = part.reshape(part.shape[0], *[1] * (own - 1), part.shape[1])
+    return jnp.asarray(np.moveaxis(wide, -1, axis))
+
+
+def stacks(
+    words: jax.Array, deep: jax.Array | None, spill: jax.Array | None, depth: int
+) -> jax.Array:
+    """Whole stacks [blocks, depth + capacity]."""
+    if spill is None:
+        return words
+    bottoms = jnp.pad(spill.reshape(-1, depth), ((1, 0), (0, 0)))
+    return jnp.concatenate([jnp.take(bottoms, deep[:, 0], 0, mode="clip"), words], 1)
+
+
+def rooms(stacks: list[np.ndarray]) -> list[dict[str, Any]]:
+    """words, deep, spill, depth of stacks [blocks, n] that end where their rows do; of one shape.
+
+    A stack longer than `capacity` has its bottom in a row of its own, so that a few long ones do
+    not make all others long. A quarter of the longest is the least, which bounds what decoding
+    needs beside what is held. What a stack begins with may be zeros: they are those of the filling.
+    """
+    most = max(stack.shape[1] for stack in stacks)
+    full = np.stack([np.pad(x, ((0, 0), (most - x.shape[1], 0))) for x in stacks])
+    sizes = np.where(full.any(2), most - (full != 0).argmax(2), 0)
+    many, blocks = sizes.shape
+
+    def cost(capacity):
+        spilt = (sizes > capacity).sum(1).max()
+        return many * (blocks * (capacity + (2 if spilt else 0)) + spilt * (most - capacity))
+
+    least = max(1, -(-most // (1 + DEEPEST)))
+    tried = np.unique(
+        np.quantile(np.maximum(sizes, least), np.linspace(0, 1, 100), method="higher")
+    )
+    capacity = int(min([*tried[::-1], most], key=cost))
+    words = full[:, :, most - capacity :]
+    spilt = (sizes > capacity).sum(1).max()
+    if not spilt:
+        return [{"words": x, "deep": None, "spill": None, "depth": 0} for x in words]
+    found = []
+    for stack, size, x in zip(full, sizes, words, strict=True):
+        deep = np.where(size > capacity, np.cumsum(size > capacity), 0).astype(np.int32)
+        spill = np.zeros((spilt, most - capacity), np.uint16)
+        spill[: deep.max()] = stack[deep > 0, : most - capacity]
+        parts = {"words": x, "deep": deep[:, None], "spill": spill.reshape(1, -1)}
+        found.append(parts | {"depth": most - capacity})
+    return found
 
 
 def high_bytes(

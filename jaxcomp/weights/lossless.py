@@ -22,6 +22,8 @@ from jaxcomp.formats.lossless import (
     SLOTS,
     START,
     Lossless,
+    placed,
+    rooms,
 )
 from jaxcomp.kernels import rans_numpy
 
@@ -88,24 +90,20 @@ def encode(w: np.ndarray, place: Layout, steps: int = STEPS) -> Lossless:
     full = -(-values.shape[1] // lanes) * lanes
     values = np.pad(values, ((0, 0), (0, full - values.shape[1])))
     freq = frequencies(np.bincount(values.reshape(-1), minlength=SYMBOLS))
-    head, words = _coded(values.reshape(blocks, -1, lanes), freq)
-
-    def placed(part):  # [blocks or 1, n], to where blocks run along the first free axis
-        wide = part.reshape(part.shape[0], *[1] * (len(place.free) - 1), part.shape[1])
-        return jnp.asarray(np.moveaxis(wide, -1, merged_axis(place.packed)))
-
+    head, stack = _coded(values.reshape(blocks, -1, lanes), freq)
+    (room,) = rooms([stack])
+    parts = {"head": head, "freq": (freq - 1).astype(np.uint16)[None], "escapes": escapes}
+    parts |= {"kinds": None if kinds is None else kinds[None], **room}
+    depth, own, axis = parts.pop("depth"), len(place.free), merged_axis(place.packed)
     free = [place.shape[axis] for axis in place.free]
     return Lossless(
-        jnp.asarray(np.moveaxis(raw.reshape(*free, -1), -1, merged_axis(place.packed))),
-        placed(head),
-        placed(words),
-        placed((freq - 1).astype(np.uint16)[None]),
-        kinds if kinds is None else placed(kinds[None]),
-        escapes if escapes is None else placed(escapes),
-        rows,
-        len(place.free),
-        jnp.dtype(w.dtype),
-        place.packed,
+        jnp.asarray(np.moveaxis(raw.reshape(*free, -1), -1, axis)),
+        **{name: placed(part, own, axis) for name, part in parts.items()},
+        rows=rows,
+        own=own,
+        depth=depth,
+        dtype=jnp.dtype(w.dtype),
+        packed=place.packed,
     )
 
 
@@ -161,7 +159,7 @@ def frequencies(counts: np.ndarray) -> UInt32[np.ndarray, " 256"]:
 def _coded(
     symbols: UInt8[np.ndarray, "blocks steps lanes"], freq: UInt32[np.ndarray, " 256"]
 ) -> tuple[UInt32[np.ndarray, "blocks lanes"], UInt16[np.ndarray, "blocks capacity"]]:
-    """(heads, words): stacks that end where their rows do."""
+    """(heads, stacks that end where their rows do)."""
     blocks, steps, lanes = symbols.shape
     table = (freq - 1) << 16 | (np.cumsum(freq, dtype=np.uint32) - freq)
     heads, stacks = [], []
