@@ -27,6 +27,7 @@ examples:
 
   jaxcomp compress model.safetensors model.jxc         without loss, byte for byte; also .npy, .npz
   jaxcomp compress checkpoint/ model.jxc               a folder of Hugging Face: all of its files
+  jaxcomp compress run/checkpoints/300 step.jxc        a step of Orbax: its arrays, by path
   jaxcomp compress new.safetensors new.jxc --base old.jxc    what changed since, where smaller
 
 Photos: the EXIF orientation is applied and the ICC profile kept; other metadata is dropped.

@@ -8,6 +8,7 @@ from jaxcomp.base import UnsupportedInput
 from jaxcomp.cli import common
 
 SUFFIXES = (".safetensors", ".npy", ".npz")
+METADATA = "_METADATA"  # in every checkpoint of Orbax
 PHOTO_OPTIONS = ("quality", "bpp", "weights", "refine", "background", "out")
 
 
@@ -29,10 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UnsupportedInput(
             f"--{given[0]} is for photos, {common.shown(source)} is a model; give IN and OUT.jxc"
         )
-    if os.path.isdir(source) and not any(map(_is_array_file, _paths(source))):
+    paths = _paths(source) if os.path.isdir(source) else []
+    if os.path.isdir(source) and not any(_is_array_file(x) or METADATA in x for x in paths):
         raise UnsupportedInput(
-            f"{common.shown(source)} is a folder without {', '.join(SUFFIXES[:2])}; for one of "
-            "photos say where the .jxc files go with --out DIR"
+            f"{common.shown(source)} is a folder without {', '.join(SUFFIXES[:2])}, and no "
+            "checkpoint of Orbax; for one of photos say where the .jxc files go with --out DIR"
         )
     common.check_output(output, inputs=[source])
     inside = os.path.realpath(output).startswith(os.path.realpath(source) + os.sep)
@@ -46,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     with common.naming(source), common.progress_bytes(_size(source), "compressing") as advance:
         options = {"base": arguments.base, "threads": arguments.threads, "progress": advance}
         done = compress_file(source, target, **options)
+    if not done.files:
+        common.note(source, "of Orbax: its arrays are kept, by path; they become .safetensors")
     stored = done.nbytes >= done.original_nbytes
     if stored:
         common.note(source, "it does not shrink, and is stored as it is")

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
             str(found["original_bytes"]),
             str(found["bytes"]),
             f"{found['ratio']:.3f}",
-            "" if found["over_order0"] is None else f"{100 * found['over_order0']:+.2f} %",
+            _percent(found["over_order0"]),
         ]
         for found in record["arrays"]
     ]
@@ -65,6 +65,13 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
         print(f"a delta against the file of SHA-256 {ascii(delta)[1:-1]}")
     print(f"in all {total} bytes, the file {file.nbytes}, {record['ratio']:.3f} of them")
     return 0
+
+
+def _percent(over):
+    """Of small arrays the entropy is that of nothing, and tables and headers are all."""
+    if over is None:
+        return ""
+    return f"{100 * over:+.2f} %" if over < 1 else "> +100 %"
 
 
 def _record(info) -> dict[str, Any]:

@@ -7,6 +7,8 @@ A file comes back byte for byte: its header and whatever else is no array are ke
 folder all files are kept, those that are no .safetensors or .npy file as bytes. Of an .npz, which
 is a zip archive that may be packed, the .npy files in it come back byte for byte, in an archive
 that is not packed; nothing in it is ever unpickled. open_tensors reads the arrays of all of these.
+
+Of an Orbax checkpoint the arrays are kept, by path (orbax_arrays.py); they become .safetensors.
 """
 
 import contextlib
@@ -25,9 +27,11 @@ from jaxcomp.coding.atomic import new_folder, replacing
 from jaxcomp.io.array_files import write_safetensors
 from jaxcomp.io.file_segments import Segment
 from jaxcomp.io.model_survey import is_inside, survey
+from jaxcomp.io.orbax_arrays import is_orbax, orbax_arrays
 from jaxcomp.io.tensor_reader import Tensors, opened
 from jaxcomp.io.tensor_rows import Row, check_room
 from jaxcomp.io.tensor_writer import TensorWriter
+from jaxcomp.io.tensors import save_tensors
 
 Progress = Callable[[int], None] | None
 
@@ -59,7 +63,10 @@ def compress_file(
 
     Raises UnsupportedInput for what is none of these, and for files that change meanwhile.
     """
-    kind, files, folders = survey(os.fspath(source))
+    source = os.fspath(source)
+    if os.path.isdir(source) and is_orbax(source):
+        return _compress_orbax(source, target, base, threads, progress)
+    kind, files, folders = survey(source)
     with contextlib.ExitStack() as stack:
         before = opened(base, stack)
         named = isinstance(target, (str, os.PathLike))
@@ -78,6 +85,22 @@ def compress_file(
         index = {"kind": kind, "files": entries}
         nbytes = writer.finish(index | ({"folders": folders} if folders else {}))
     return Report(sum(entry[1] for entry in entries), nbytes, len(names), len(entries))
+
+
+def _compress_orbax(source, target, base, threads, progress):
+    """The arrays of a checkpoint, by path; its files are what Orbax made of them."""
+    total = count = 0
+
+    def counted():
+        nonlocal total, count
+        for name, read in orbax_arrays(source):
+            x = read()
+            total, count = total + x.nbytes, count + 1
+            yield name, x
+
+    options = {"base": base, "threads": threads, "progress": progress}
+    nbytes = save_tensors(target, counted(), **options)
+    return Report(total, nbytes, count, 0)
 
 
 def decompress_file(

@@ -12,8 +12,6 @@ from jaxcomp.base import UnsupportedInput
 from jaxcomp.io.file_segments import file_segments, npy_segments, raw
 
 SUFFIXES = (".safetensors", ".npy", ".npz")
-# What Orbax leaves in the folder of a checkpoint.
-ORBAX = "_CHECKPOINT_METADATA", "_METADATA", "_sharding", "manifest.ocdbt", "ocdbt.process_0"
 LONGEST_PATH = 4096
 
 
@@ -40,11 +38,6 @@ def _folder(source: str):
     for top, folders, names in os.walk(source, onerror=_raise):
         folders.sort()
         inside = os.path.relpath(top, source).replace(os.sep, "/")
-        if inside == "." and any(name in ORBAX for name in [*folders, *names]):
-            raise UnsupportedInput(
-                f"{source} is an Orbax checkpoint, expected .safetensors files; restore it and use "
-                "jaxcomp.io.save_tensors"
-            )
         for name in [*folders, *names]:
             path = os.path.join(top, name)
             folder = os.path.isdir(path) and not os.path.islink(path)

@@ -31,14 +31,11 @@ def test_what_cannot_come_back_is_refused(tmp_path):
     with pytest.raises(jc.UnsupportedInput, match="names without"):
         survey(str(tmp_path))
     os.unlink(tmp_path / "a:b")
-    (tmp_path / "_METADATA").write_text("{}")
-    with pytest.raises(jc.UnsupportedInput, match="is an Orbax checkpoint"):
-        survey(str(tmp_path))
     os.makedirs(tmp_path / "none")
     with pytest.raises(jc.UnsupportedInput, match="found none"):
         survey(str(tmp_path / "none"))
     with pytest.raises(jc.UnsupportedInput, match="a file of arrays"):
-        survey(str(tmp_path / "_METADATA"))
+        survey(str(tmp_path / "x.bin"))
 
 
 def test_paths_of_archives_stay_inside():
