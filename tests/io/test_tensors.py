@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def every_dtype() -> dict[str, np.ndarray]:
         found[name] = raw.view(dtype).reshape(3, 30)
     found["float32"][0, :3] = [np.inf, -0.0, 1e-45]
     return found
+
+
+def golden_tree() -> dict[str, np.ndarray]:
+    """Noise, which is stored, of every dtype that has room for it, and a constant."""
+    found = {name: x for name, x in every_dtype().items() if x.dtype.itemsize > 1}
+    return found | {"same": np.full((9, 50), 7, np.int16)}
 
 
 def a_tree():
@@ -162,11 +169,9 @@ def test_bytes_do_not_depend_on_threads_and_pipes_are_written(tmp_path):
     assert files[0].getvalue() == files[1].getvalue()
     with jc.io.open_tensors(files[0], threads=1) as file:
         assert bits(file.read("w")) == bits(tree["w"])
-    # Files that were written stay readable.
-    found = jc.io.load_tensors(GOLDEN)
-    assert {name: bits(x) for name, x in found.items()} == {
-        name: bits(x) for name, x in every_dtype().items()
-    }
+    # Files that were written stay readable. (tests/coding/test_tensor_chunk.py pins the chunks.)
+    found, tree = jc.io.load_tensors(GOLDEN), golden_tree()
+    assert {name: bits(x) for name, x in found.items()} == {n: bits(x) for n, x in tree.items()}
 
 
 def test_what_cannot_be_saved_is_named_and_leaves_the_old_file(tmp_path):
@@ -238,6 +243,7 @@ def check_mutations(count: int, seed: int, mutate) -> int:
     return read
 
 
+@pytest.mark.usefixtures("quick")
 def test_mutated_files_raise_named_errors():
     assert check_mutations(150, 1, mutated) < 8  # a bit may become what it was
     assert check_mutations(150, 2, with_sums) < 120  # values that are stored become others
@@ -245,11 +251,13 @@ def test_mutated_files_raise_named_errors():
 
 @pytest.mark.slow
 def test_thousands_of_mutated_files_raise_named_errors():
-    tracemalloc.start()
+    check_mutations(50, 5, with_sums)  # what coders compile
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     check_mutations(2000, 3, mutated)
     check_mutations(2000, 4, with_sums)
-    assert tracemalloc.get_traced_memory()[1] < 1.1e8  # thrice the largest index; arrays have 1 MB
-    tracemalloc.stop()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(f"{grown} kB more")
+    assert grown < 200_000  # thrice the largest index, and 1 MB of arrays
 
 
 KILLED = """
