@@ -271,6 +271,13 @@ def add_base(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def refuse_options(arguments: argparse.Namespace, names: Sequence[str], kind: str) -> None:
+    """UnsupportedInput for options that are for another kind of file than was given."""
+    for name in names:
+        if getattr(arguments, name, None) not in (None, False):
+            raise UnsupportedInput(f"--{name.replace('_', '-')} is for {kind}, this is none")
+
+
 def speed(nbytes: int, seconds: float) -> dict[str, float]:
     """What records of work on many bytes end with."""
     rate = nbytes / 1e6 / max(seconds, 1e-9)

@@ -16,6 +16,7 @@ PHOTO_SUFFIXES = {
     *(".avif", ".jp2"),
 }
 REFUSED = 2
+CODEC = "learned"
 
 EPILOG = """\
 examples:
@@ -57,8 +58,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codec",
         choices=sorted(set(CODECS) - set(TRAINABLE)),
-        default="learned",
-        help="default %(default)s",
+        help=f"default {CODEC}",
     )
     common.add_weights(parser)
     parser.add_argument(
@@ -82,8 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if compress_model.is_model(arguments):
         return compress_model.run(arguments)
-    if arguments.base is not None:
-        raise UnsupportedInput("--base is for models: .safetensors, .npy, .npz and folders of them")
+    common.refuse_options(arguments, ["base", "threads"], "models (.safetensors, .npy, .npz)")
+    arguments.codec = arguments.codec or CODEC
     if (arguments.output is None) == (arguments.out is None):
         raise UnsupportedInput("expected one of OUT.jxc and --out DIR; see jaxcomp compress --help")
     if arguments.photo != common.PIPE and os.path.isdir(arguments.photo):

@@ -9,7 +9,7 @@ from jaxcomp.cli import common
 
 SUFFIXES = (".safetensors", ".npy", ".npz")
 METADATA = "_METADATA"  # in every checkpoint of Orbax
-PHOTO_OPTIONS = ("quality", "bpp", "weights", "refine", "background", "out")
+PHOTO_OPTIONS = ("quality", "bpp", "weights", "refine", "background", "out", "codec")
 
 
 def is_model(arguments: argparse.Namespace) -> bool:
@@ -26,10 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxcomp.io.model_files import compress_file
 
     source, output = arguments.photo, arguments.output
-    if given := [name for name in PHOTO_OPTIONS if getattr(arguments, name) is not None]:
-        raise UnsupportedInput(
-            f"--{given[0]} is for photos, {common.shown(source)} is a model; give IN and OUT.jxc"
-        )
+    common.refuse_options(arguments, PHOTO_OPTIONS, "photos")
     paths = _paths(source) if os.path.isdir(source) else []
     if os.path.isdir(source) and not any(_is_array_file(x) or METADATA in x for x in paths):
         raise UnsupportedInput(

@@ -44,7 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not os.path.isdir(arguments.output):
         common.check_output(arguments.output, inputs=[arguments.input])
     with common.judged(arguments.input) as (version, source):
-        return _photo(arguments, source) if version != 2 else _model(arguments, source)
+        if version == 2:
+            common.refuse_options(arguments, ["weights"], "photos")
+            return _model(arguments, source)
+        common.refuse_options(arguments, ["base", "max_bytes", "threads"], "models")
+        return _photo(arguments, source)
 
 
 def _model(arguments, source):

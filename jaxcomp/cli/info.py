@@ -47,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Read, judge, print."""
     with common.judged(arguments.input) as (version, source):
         if version != 2:
+            names = ["base", "max_bytes", "threads", "quick"]
+            common.refuse_options(arguments, names, "files of many arrays")
             return _one(arguments, source)
         from jaxcomp.cli import info_tensors
 

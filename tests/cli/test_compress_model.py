@@ -82,6 +82,8 @@ def test_refusals_leave_the_output(capsys, refused, model):
     cases = {
         ("compress", "x.safetensors", "old", "--quality", "3"): "--quality is for photos",
         ("compress", "x.safetensors", "--out", "photos"): "--out is for photos",
+        ("compress", "x.safetensors", "old", "--codec", "dct"): "--codec is for photos",
+        ("decompress", "x.jxc", "old", "--weights", "x"): "--weights is for photos",
         ("compress", "x.safetensors", "x.safetensors"): "is the input itself",
         ("compress", "model", "model/x.jxc"): "in the folder that is compressed",
         ("compress", "photos", "old"): "a folder without .safetensors, .npy, .*--out DIR",

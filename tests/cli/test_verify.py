@@ -39,5 +39,9 @@ def test_damage_is_found(capsys, refused, photo):
         data[len(data) // 2] ^= 1
         Path(name).write_bytes(data)
         assert "damaged" in refused("verify", name)
+    main(["compress", "a.png", "a.jxc"])
+    capsys.readouterr()
+    for command in (["decompress", "a.jxc", "b.png"], ["info", "a.jxc"]):
+        assert "--base is for" in refused(*command, "--base", "t.jxc")
     Path("t.jxc").write_bytes(data[:-1])
     assert "truncated" in refused("verify", "t.jxc", "--decode")
