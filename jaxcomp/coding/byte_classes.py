@@ -6,9 +6,11 @@ class
 
     clip(row[i] + column[j] - 128, 0, classes - 1)
 
-Steps are bytes. What has no rows, or one table for all, has one class. Embeddings gain 10 % of
-what their exponents take, layers of a transformer 1 to 3 %, Gaussians nothing: it is estimated
-from a sample, with what the steps and tables take, and chosen where it is smaller.
+Steps are bytes. Whether it pays is estimated from a sample, with what steps and tables take.
+Bits of an exponent, by order 0 and by rows and columns: Gaussians 2.55 and 2.55, layers of MiniLM
+2.61 and 2.57, its embeddings 2.71 and 2.47 (in pairs 2.53), first moments of Adam 2.75 and 2.50,
+second moments 3.0 and 1.8. The exponent on the left or above as context gives less everywhere
+(second moments 2.4), the first moment's exponent nothing that rows and columns do not (1.78).
 """
 
 import itertools

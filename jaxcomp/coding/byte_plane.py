@@ -34,7 +34,7 @@ from jaxcomp.kernels.rans_bytes import KINDS, MOST, PRECISIONS, SYMBOLS
 RAW, CONSTANT, SINGLES, PAIRS = range(4)
 ESCAPES, ROWS, COLUMNS, CARGO = 1, 2, 4, 8
 HEADER = struct.Struct("<BBBBBBIIII")
-LEAST = 64  # bytes: below, what a table and heads take is never saved
+LEAST = 256  # bytes: below, what a table and heads take is never saved
 SAMPLE = 1 << 17  # bytes looked at; 256 frequencies estimated from them cost 0.001 bits a symbol
 BLOCK = 128  # neighbours that are sampled together
 ENOUGH = 0.99  # of the raw size: what is saved above it does not pay for the time
@@ -153,11 +153,11 @@ def _read_coded(data, count):
     paired, kinds = mode == PAIRS, kinds + 1
     symbols = -(-count // (1 + paired))
     escapes = flags & ESCAPES
-    heads = 4 << log2 if log2 <= byte_streams.MOST_LANES else 1 << 62
-    expected = HEADER.size + side + heads + 2 * words + escaped
+    lanes = byte_streams.lanes_for(symbols)  # told for readers on other floors; never another
+    expected = HEADER.size + side + 4 * lanes + 2 * words + escaped
     most_kinds = KINDS if paired else SYMBOLS
     fits = expected == len(data) and kinds <= most_kinds and escaped <= (count if escapes else 0)
-    fits &= precision in PRECISIONS and flags < 16
+    fits &= 1 << min(log2, 31) == lanes and precision in PRECISIONS and flags < 16
     if not fits or not 1 <= classes <= byte_classes.MOST or words > symbols:
         raise CorruptStream("expected the header of a plane of bytes, got another")
     at = HEADER.size
@@ -167,25 +167,11 @@ def _read_coded(data, count):
     blob = _inflate(data[at : at + side], whole)
     order, blob = blob[:known], blob[known:]
     index = byte_classes.read(blob[: sum(layout)], layout, width, symbols, classes)
-    blob = blob[sum(layout) :].reshape(2, classes, kinds).astype(np.int64)
-    g = (blob[0] | blob[1] << 8) + 1
-    if (g.sum(1) != SHARES).any():
-        raise CorruptStream(f"expected shares that sum to {SHARES}, got {g.sum(1).max()}")
-    table = frequencies(g, precision, paired)
-    if table.max() > MOST:
-        raise CorruptStream(f"expected frequencies up to {MOST}, got {table.max()}")
-    times = np.bincount(order, minlength=SYMBOLS)
-    none = np.flatnonzero(times == 0)[:1].astype(np.uint8)
-    if known + len(none) < kinds or times.max() > 1:
-        raise CorruptStream(f"expected {known} kinds of bytes, got some of them twice")
-    values = np.zeros(KINDS if paired else SYMBOLS, np.uint16)
-    values[:known] = order
-    values[known:kinds] = none[: kinds - known]
-    if paired:
-        values = (values[None, :] | values[:, None] << 8).reshape(-1)
+    table = _read_table(blob[sum(layout) :].reshape(2, classes, kinds), precision, paired)
+    values, none = _values(order, kinds, paired)
     at += side
-    head = np.frombuffer(data, np.uint32, 1 << log2, at)
-    at += heads
+    head = np.frombuffer(data, np.uint32, lanes, at)
+    at += 4 * lanes
     stream = np.frombuffer(data, np.uint16, words, at)
     plane, cargo = byte_streams.decode(
         head, stream, index, table, precision, values, symbols, paired
@@ -195,17 +181,48 @@ def _read_coded(data, count):
     if not flags & CARGO and cargo.any():
         raise CorruptStream("expected heads that carry nothing, got others; damaged?")
     cargo = cargo.view(np.uint8) if flags & CARGO else np.zeros(0, np.uint8)
-    if not escapes:
-        return plane, cargo
-    blocks = range(0, count, FOUND_AT_ONCE)
+    if escapes:
+        plane = _with_escapes(plane, none, np.frombuffer(data, np.uint8, escaped, at))
+    return plane, cargo
+
+
+def _read_table(stored, precision, paired):
+    """Frequencies of stored shares, u8[2, classes, kinds]: low bytes, then high ones."""
+    g = (stored[0].astype(np.int64) | stored[1].astype(np.int64) << 8) + 1
+    if (g.sum(1) != SHARES).any():
+        raise CorruptStream(f"expected shares that sum to {SHARES}, got {g.sum(1).max()}")
+    table = frequencies(g, precision, paired)
+    if table.max() > MOST:
+        raise CorruptStream(f"expected frequencies up to {MOST}, got {table.max()}")
+    return table
+
+
+def _values(order, kinds, paired):
+    """(u16[256], the byte or bytes of each symbol; the byte that stands for an escape)."""
+    times = np.bincount(order, minlength=SYMBOLS)
+    none = np.flatnonzero(times == 0)[:1].astype(np.uint8)
+    known = len(order)
+    if known + len(none) < kinds or times.max() > 1:
+        raise CorruptStream(f"expected {known} kinds of bytes, got some of them twice")
+    values = np.zeros(KINDS if paired else SYMBOLS, np.uint16)
+    values[:known] = order
+    values[known:kinds] = none[: kinds - known]
+    if paired:
+        values = (values[None, :] | values[:, None] << 8).reshape(-1)
+    return values, none
+
+
+def _with_escapes(plane, none, escapes):
+    blocks = range(0, plane.size, FOUND_AT_ONCE)
     found = [np.flatnonzero(plane[i : i + FOUND_AT_ONCE] == none[0]) + i for i in blocks]
     place = np.concatenate(found) if found else np.zeros(0, int)
-    if len(place) != escaped:
-        raise CorruptStream(f"expected {escaped} escapes, got {len(place)}")
-    if escaped:
-        plane = plane.copy() if not plane.flags.writeable else plane
-        plane[place] = np.frombuffer(data, np.uint8, escaped, at)
-    return plane, cargo
+    if len(place) != len(escapes):
+        raise CorruptStream(f"expected {len(escapes)} escapes, got {len(place)}")
+    if not len(escapes):
+        return plane
+    plane = plane if plane.flags.writeable else plane.copy()
+    plane[place] = escapes
+    return plane
 
 
 def _inflate(data, size):

@@ -1,8 +1,9 @@
 """Symbols of bytes <-> heads and words on the host: kernels/rans_bytes.py, padded to few shapes.
 
-Lanes are 4 to 1024 by powers of 4, so that each has at least 256 symbols. A head takes 16 bits
+Lanes are 16 to 1024 by powers of 4, so that each has 256 symbols or more. A head takes 16 bits
 more than it needs, which carry some of what is not coded. Steps are padded to powers of two; a
-program takes a quarter of a second to compile, and runs as many steps as there are.
+program takes a quarter of a second to compile, and runs as many steps as there are. So that small
+planes need few, theirs always read a class.
 """
 
 import functools
@@ -13,7 +14,7 @@ import numpy as np
 from jaxcomp.base import CorruptStream
 from jaxcomp.kernels import rans_bytes
 
-MOST_LANES = 10  # log2
+LEAST_LANES, MOST_LANES = 4, 10  # log2
 STEPS = 256  # of a lane, at least
 NONE = np.zeros((1, 1), np.uint8)
 
@@ -34,7 +35,7 @@ def encode(
     """
     lanes = lanes_for(symbols.size)
     steps = _steps(symbols.size, lanes)
-    classes = NONE if index is None else _padded(index, steps, lanes)
+    classes = _classes(index, steps, lanes)
     with jax.default_device(_host()):
         head, word, emit, escaped = map(
             np.asarray,
@@ -48,7 +49,7 @@ def encode(
                 np.uint32(precision),
                 np.int32(symbols.size),
                 paired=paired,
-                classed=index is not None,
+                classed=classes is not NONE,
             ),
         )
     used = slice(-(-symbols.size // lanes) * lanes)
@@ -58,7 +59,7 @@ def encode(
 
 def lanes_for(count: int) -> int:
     """Lanes of so many symbols."""
-    return 1 << min(max((count // STEPS).bit_length() - 1, 2) & ~1, MOST_LANES)
+    return 1 << min(max((count // STEPS).bit_length() - 1, LEAST_LANES) & ~1, MOST_LANES)
 
 
 def decode(
@@ -74,20 +75,21 @@ def decode(
     """(u8[count], or u16[count] of pairs, read-only; cargo). CorruptStream unless all is used."""
     lanes = len(head)
     steps = _steps(count, lanes)
+    classes = _classes(index, steps, lanes)
     padded = np.empty(steps * lanes + lanes, np.uint16)  # what follows is never part of a stream
     padded[: len(words)] = words
     with jax.default_device(_host()):
         out, left, taken = rans_bytes.decode(
             head,
             padded,
-            NONE if index is None else _padded(index, steps, lanes),
+            classes,
             rans_bytes.decoding_table(frequencies),
             values,
             np.uint32(precision),
             np.int32(count),
             steps=steps,
             paired=paired,
-            classed=index is not None,
+            classed=classes is not NONE,
         )
     left = np.asarray(left)
     if int(taken) != len(words) or (left >> 16 != 1).any():
@@ -99,6 +101,12 @@ def _steps(count, lanes):
     """Steps of the compiled shape: at least the most that a stream of few lanes has."""
     needed = -(-count // lanes)
     return max(1 << max(needed - 1, 0).bit_length(), 4 * STEPS)
+
+
+def _classes(index, steps, lanes):
+    if index is not None:
+        return _padded(index, steps, lanes)
+    return NONE if lanes == 1 << MOST_LANES else np.zeros((steps, lanes), np.uint8)
 
 
 def _padded(flat, steps, lanes):

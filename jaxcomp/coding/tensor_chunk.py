@@ -17,6 +17,10 @@ is. For float16 and float64 the first byte holds most of the exponent. Nothing i
 plane is raw where a sample says that it would not shrink. Complex numbers are two floats each;
 values below a byte (int4, float4) and float8 are coded as the byte that holds them.
 
+What was measured and is left out: the mantissa's first bit with the exponent would save 0.06 bits
+of a weight, at twice the time; differences cut elsewhere than at bytes 0.05 bits at most.
+Of consecutive steps of Adam, subtraction leaves 0.3 to 1.3 bits less than xor.
+
 Integers as they are, or zigzag where the sample says so. The chunk holds neither type nor
 count, and no checksum: a file does. What decoding allocates is bounded by the count.
 """

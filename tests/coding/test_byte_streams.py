@@ -13,7 +13,7 @@ from jaxcomp.kernels import rans_bytes
 RNG = np.random.default_rng(0)
 RANK = np.arange(256, dtype=np.uint8)
 TABLE = frequencies(shares(np.ones((1, 256))), 12, False)
-CARGO = np.zeros(4, np.uint16)
+CARGO = np.zeros(16, np.uint16)
 VALUES = np.arange(256, dtype=np.uint16)
 
 
@@ -31,7 +31,7 @@ def test_lengths_share_programs(monkeypatch):
     for count in (1, 70, 999, 4000):
         symbols = RNG.integers(0, 256, count, np.uint8)
         head, words, escapes = byte_streams.encode(symbols, None, CARGO, RANK, 7, TABLE, 12, False)
-        assert len(head) == 4 and (decode(head, words, count)[0] == symbols).all()
+        assert len(head) == 16 and (decode(head, words, count)[0] == symbols).all()
         assert (escapes == np.flatnonzero(symbols == 7)).all()
 
 
