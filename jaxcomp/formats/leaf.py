@@ -131,6 +131,10 @@ class Leaf:
         """The same leaves, of matrices of one shape, with parts of one shape: to be stacked."""
         return leaves
 
+    def taken(self, indices: jax.Array) -> jax.Array:
+        """Rows along the one free axis of a leaf that cannot be cut there; see Lossless."""
+        raise NotImplementedError
+
     def _check_loose(self, axis: int) -> None:
         if axis not in self.loose:
             raise UnsupportedInput(

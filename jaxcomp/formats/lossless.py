@@ -83,6 +83,30 @@ class Lossless(Leaf):
         return lax.bitcast_convert_type(self._decoded()[0], self.dtype)
 
     @jax.jit
+    def taken(self, indices: jax.Array) -> jax.Array:
+        """[..., *packed axes] of one matrix at indices [...] of its one free axis, clipped.
+
+        Only their blocks are decoded, unless that would be more than all.
+        """
+        (axis,) = self.layout.free
+        out = self.shape[axis]
+        row = jnp.clip(indices.reshape(-1), 0, out - 1)
+        sizes = [size for _, size in self.packed]
+        if row.size * self.rows >= out:
+            found = jnp.moveaxis(self._decoded()[0], axis, 0)[row]
+        else:
+            self._stacked()
+            *words, raw, head, freq, kinds, escapes = self._streams()
+            block = row // self.rows
+            count = self.rows * math.prod(sizes)
+            words = stacks(*words, self.depth)[block]
+            escapes = None if escapes is None else escapes[block]
+            high, _ = high_bytes(head[block], words, freq, kinds, escapes, count=count)
+            high = high.reshape(len(row), self.rows, -1)[jnp.arange(len(row)), row % self.rows]
+            found = merge(high, raw[row], jnp.dtype(self.dtype).itemsize)
+        return lax.bitcast_convert_type(found, self.dtype).reshape(*indices.shape, *sizes)
+
+    @jax.jit
     def intact(self) -> jax.Array:
         """bool []: whether every lane ends in the state in which its encoder began."""
         return self._decoded()[1].all()

@@ -51,7 +51,12 @@ def take(w: Leaf, indices: jax.Array, axis: int = 0) -> jax.Array:
             "take from dense(w), or pack along another axis"
         )
     if axis not in w.loose:
-        return jnp.take(w.dense(), indices, axis, mode="clip")
+        if w.layout.free != (axis,):
+            return jnp.take(w.dense(), indices, axis, mode="clip")
+        first = w.ndim + axis
+        return jnp.moveaxis(
+            w.taken(indices), range(indices.ndim), range(first, first + indices.ndim)
+        )
     flat = indices.reshape(-1)
     rows = w.map_free(axis, lambda part, place: jnp.take(part, flat, place, mode="clip"))
     found = rows.dense()

@@ -58,7 +58,7 @@ def find(view: View, indices: jax.Array, equation: Any) -> _Lookup | str:
             return "it looks up along a part of an axis"
         if atom.axis not in leaf.layout.free:
             return f"it looks up along an axis that is packed, {leaf.layout.axes}"
-        if atom.axis not in leaf.loose:
+        if atom.axis not in leaf.loose and leaf.layout.free != (atom.axis,):
             return "it looks up along an axis that is coded in blocks"
         axes.append(atom.axis)
         order.append(k)
@@ -86,6 +86,8 @@ def one(view: View, indices: jax.Array, equation: Any) -> View | None:
     found = find(view, indices, equation)
     if isinstance(found, str):
         return None
+    if not found.leaf.loose and found.indices.size:
+        return None  # blocks of rows have to be decoded
     leaf = jax.tree.map(_taker(found, found.leaf.shape), found.leaf)
     if fills:
         inside = _inside(view, indices, equation)
@@ -131,7 +133,10 @@ def rows(view: View, indices: jax.Array, equation: Any) -> jax.Array:
     """The result of a gather that `find` found to be a lookup."""
     found = find(view, indices, equation)
     count = indices.ndim - 1
-    entries = jax.tree.map(_taker(found, found.leaf.shape), found.leaf).dense()
+    if found.leaf.loose or not found.indices.shape[-1]:
+        entries = jax.tree.map(_taker(found, found.leaf.shape), found.leaf).dense()
+    else:
+        entries = found.leaf.taken(found.indices[..., 0])
     lead = tuple((Atom(i - entries.ndim, entries.shape[i], 1),) for i in range(count))
     lead = tuple(() if axis[0].size == 1 else axis for axis in lead)
     source = dataclasses.replace(view.source, array=entries)
