@@ -15,12 +15,18 @@
 The same handler goes to `ocp.AsyncCheckpointer(handler)` and `ocp.Checkpointer(handler)`. It is
 Orbax's own for pytrees with other handlers of jax.Array and np.ndarray; nothing is registered for
 the process. Folders, steps, what is kept, atomic renames and waiting stay Orbax's: a save that is
-killed leaves the folder that Orbax would.
+killed leaves the folder that Orbax would. Its arguments are PyTreeSave and PyTreeRestore; Orbax
+refuses StandardSave, which belongs to a handler that takes no others for leaves.
 
 Every process writes one file, `jaxcomp.arrays.<process>.jxc` (shard_files.py), with the shards
 that it has and no other writes: of replicas one, of many replicated leaves each process some.
 `save` returns when the arrays are copied to the host; coding and writing follow in a thread.
 Restoring asks for boxes, so neither devices nor processes need be those that saved.
+
+A small network and its Adam moments after 20 steps, in 8 shards a leaf: 0.62 of the bytes in
+bfloat16, where Orbax's zarr with zstd has 0.75, and 0.81 against 0.92 in float32; 1,000 leaves in
+8,000 shards of 50 floats: 2.3 MB against 11.9. The first save and the first restore of a process
+compile the coder, half a second for each kind of chunk.
 
 Beside it stands what Orbax needs to list the leaves where jaxcomp is not installed
 (orbax_outline.py): metadata has names, shapes, dtypes and shardings then, and restoring raises.
