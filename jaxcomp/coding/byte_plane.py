@@ -4,6 +4,8 @@
            1 constant  the byte
            2 singles   a symbol is a byte
            3 pairs     a symbol is two bytes of at most 16 kinds: one lookup for both
+           4 runs      where a part of the bytes is noise and another is not: u8, how many; for
+                       each u32 bytes, u32 length; then a plane for each, of another kind
     of 2 and 3
     u8     log2 of lanes
     u8     precision of the tables: 12, 13 or 14 bits
@@ -21,6 +23,7 @@ Shares are estimated from a sample, and any byte can be coded: an escape costs a
 its symbol. Where one is decoded, the plane holds the least byte that is no kind.
 """
 
+import itertools
 import struct
 import zlib
 
@@ -31,7 +34,7 @@ from jaxcomp.coding import byte_classes, byte_streams
 from jaxcomp.coding.byte_tables import SHARES, best_precision, frequencies, shares
 from jaxcomp.kernels.rans_bytes import KINDS, MOST, PRECISIONS, SYMBOLS
 
-RAW, CONSTANT, SINGLES, PAIRS = range(4)
+RAW, CONSTANT, SINGLES, PAIRS, RUNS = range(5)
 ESCAPES, ROWS, COLUMNS, CARGO = 1, 2, 4, 8
 HEADER = struct.Struct("<BBBBBBIIII")
 LEAST = 256  # bytes: below, what a table and heads take is never saved
@@ -40,6 +43,9 @@ BLOCK = 128  # neighbours that are sampled together
 ENOUGH = 0.99  # of the raw size: what is saved above it does not pay for the time
 FOUND_AT_ONCE = 1 << 16  # bytes in which escapes are looked for: they stay in a cache
 RARE = 2.0**-14  # share of a byte that costs less as an escape than as a kind
+SEGMENT = 1 << 17  # bytes that are noise or not
+NOISE = 0.98  # of 8 bits: a segment that has more is noise
+RUN = struct.Struct("<II")
 ESCAPED = 2.0**-8  # share of escapes at which pairs cost more than singles
 
 
@@ -53,12 +59,15 @@ def write_plane(
     raw = [bytes([RAW]), plane]
     if plane.size < LEAST:
         return raw
+    if cargo is None and len(runs := _runs(plane)) > 1:
+        parts = [write_plane(run) for run in runs]
+        sizes = [RUN.pack(run.size, length(p)) for run, p in zip(runs, parts, strict=True)]
+        return [bytes([RUNS, len(runs)]), *sizes, *itertools.chain(*parts)]
     sample = _sample(plane)
     counts = np.bincount(sample, minlength=SYMBOLS)
     if counts.max() == sample.size and (plane == plane[0]).all():
         return [bytes([CONSTANT, plane[0]])]
-    share = counts[counts > 0] / sample.size
-    if -(share * np.log2(share)).sum() > 8 * ENOUGH:
+    if _entropy(sample) > 8 * ENOUGH:
         return raw
     order = np.argsort(-counts, kind="stable").astype(np.uint8)
     kinds, paired, escapes = _alphabet(counts[order] / sample.size, plane, order)
@@ -74,19 +83,56 @@ def carried(parts: list[bytes | np.ndarray]) -> int:
 
 def read_plane(data: memoryview, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(u8[count] of write_plane, or u8[1] of a constant; cargo). Raises CorruptStream."""
-    if not len(data) or data[0] > PAIRS:
+    if not len(data) or data[0] > RUNS:
         raise CorruptStream(f"expected a plane of bytes, got {bytes(data[:1])!r}")
     if data[0] <= CONSTANT:
         expected = 2 if data[0] else 1 + count
         if len(data) != expected:
             raise CorruptStream(f"expected a plane of {expected} bytes, got {len(data)}")
         return np.frombuffer(data, np.uint8, offset=1), np.zeros(0, np.uint8)
+    if data[0] == RUNS:
+        return _read_runs(data, count), np.zeros(0, np.uint8)
     return _read_coded(data, count)
 
 
 def length(parts: list[bytes | np.ndarray]) -> int:
     """Bytes of parts that are to be joined."""
     return sum(memoryview(part).nbytes for part in parts)
+
+
+def _runs(plane):
+    """Parts of a plane, of whole segments, that are noise or that are not, by turns."""
+    if plane.size < 2 * SEGMENT:
+        return [plane]
+    starts = np.arange(0, plane.size // SEGMENT) * SEGMENT
+    noise = np.array([_entropy(plane[s : s + SEGMENT : 16]) > 8 * NOISE for s in starts])
+    cuts = starts[1:][noise[1:] != noise[:-1]]
+    return np.split(plane, cuts) if len(cuts) < 255 else [plane]
+
+
+def _entropy(sample):
+    counts = np.bincount(sample, minlength=SYMBOLS)
+    share = counts[counts > 0] / sample.size
+    return -(share * np.log2(share)).sum()
+
+
+def _read_runs(data, count):
+    at = 2 + RUN.size * (data[1] if len(data) > 1 else 255)
+    if len(data) < at:
+        raise CorruptStream(f"expected runs of at least {at} bytes, got {len(data)}")
+    sizes = [RUN.unpack_from(data, i) for i in range(2, at, RUN.size)]
+    if sum(size for size, _ in sizes) != count or sum(n for _, n in sizes) != len(data) - at:
+        raise CorruptStream(f"expected runs of {count} bytes in {len(data)}, got others")
+    plane, start = np.empty(count, np.uint8), 0
+    for size, n in sizes:
+        run = data[at : at + n]
+        if len(run) and run[0] == RUNS:
+            raise CorruptStream("expected a run, got runs in runs")
+        got, cargo = read_plane(run, size)
+        if cargo.size:
+            raise CorruptStream("expected a run that carries nothing, got one with cargo")
+        plane[start : start + size], start, at = got, start + size, at + n
+    return plane
 
 
 def _sample(plane):

@@ -33,8 +33,8 @@ import numpy as np
 from jaxcomp.base import CorruptStream, UnsupportedInput
 from jaxcomp.coding.byte_plane import carried, length, read_plane, write_plane
 
-RAW, CONSTANT, PLANES, SPARSE, BITS, XOR, SUBTRACT = range(7)
-NAMES = "raw", "constant", "planes", "sparse", "bits", "delta xor", "delta subtract"
+RAW, CONSTANT, PLANES, SPARSE, BITS, XOR, SUBTRACT, BOUNDED = range(8)
+NAMES = "raw", "constant", "planes", "sparse", "bits", "delta xor", "delta subtract", "bounded"
 AS_IS, ROTATED, ZIGZAG = range(3)
 LENGTH = struct.Struct("<I")
 BLOCK = 1 << 16  # values that stay in the second cache from pass to pass
@@ -148,7 +148,7 @@ def _encode_planes(values, width, float_):
     *others, last = [write_plane(plane) for plane in planes[1:]] or [None]
     # What the first plane's heads can carry is cut from the last one, where that is raw.
     raw = last is not None and length(last) > values.size
-    first = write_plane(planes[0], width, planes[-1] if raw else None)
+    first = write_plane(planes[0], width, planes[-1] if raw else planes[-1][:0])
     if raw:
         last[1] = last[1][carried(first) :]
     for coded in [first, *others, *[last] * (last is not None)]:
@@ -180,7 +180,7 @@ def _encode_difference(values, base, width, float_, bool_):
 def _decode(data, values, base, float_, depth):
     """Into values. The bytes of a chunk are all used, or CorruptStream is raised."""
     kind, body = NAMES.index(chunk_kind(data)), data[1:]
-    if depth > DEEPEST:
+    if depth > DEEPEST or kind == BOUNDED:  # which coding/bounded_chunk.py decodes
         raise CorruptStream("expected a chunk, got chunks in chunks; damaged?")
     size = values.size * values.itemsize
     if kind in (RAW, CONSTANT):

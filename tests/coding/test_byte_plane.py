@@ -8,6 +8,7 @@ from jaxcomp.coding.byte_plane import (
     CONSTANT,
     PAIRS,
     RAW,
+    RUNS,
     SINGLES,
     carried,
     length,
@@ -68,6 +69,18 @@ def test_heads_carry_what_would_be_wasted():
     got, taken = read_plane(memoryview(b"".join(parts)), plane.size)
     assert (got == plane).all() and carried(parts) == taken.size > 0
     assert (taken == cargo[: taken.size]).all() and length(parts) < length(write_plane(plane)) + 20
+
+
+def test_noise_beside_what_is_none_is_stored():
+    zeros = np.zeros(1 << 18, np.uint8)
+    noise = RNG.integers(0, 256, 1 << 18, np.uint8)
+    data = through(np.concatenate([zeros, noise, zeros[:9]]))
+    assert data[0] == RUNS and len(data) < noise.size + 99
+    for place, byte in ((1, 1), (2, 7), (9, 1), (data.index(bytes([CONSTANT, 0])), RUNS)):
+        bad = bytearray(data)
+        bad[place] = byte
+        with pytest.raises(CorruptStream):
+            read_plane(memoryview(bytes(bad)), 2 * zeros.size + 9)
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257])
