@@ -27,7 +27,7 @@ LOOKED_AT = 96  # values of a row or a column that tell its mean
 LEAST_VARIANCE = 0.01  # of means: classes would save this over twice the variance, 0.2 %
 PAID = 1 / 16  # bits of a byte that are worth half the speed
 TIME = 1 / 128  # bits of a byte that are worth the time that classes take
-TRIED = 1 << 15  # symbols that tell what classes would save
+TRIED = 1 << 15  # bytes that tell what classes would save
 ZERO = 128  # the byte of step 0
 
 
@@ -67,14 +67,18 @@ def choose(
     row, column = _means(level, values), _means(level, values.T)
     if row is None and column is None:
         return paired, one
-    found = [one, *_tried(row, column, 1, values, rank, kinds)]
-    single = min(found, key=lambda c: _bits(c, plane.size))
-    if not paired or width % 2:
-        # Rows of an odd width have no pairs of columns.
-        pays = _bits(one, plane.size) - _bits(single, plane.size) > PAID * plane.size
-        return (False, single) if pays or not paired else (True, one)
-    found = [one, *_tried(row, column, 2, values, rank, kinds)]
-    pair = min(found, key=lambda c: _bits(c, plane.size))
+
+    def least(per):
+        found = [one, *_tried(row, column, per, values, rank, kinds)]
+        return min(found, key=lambda c: _bits(c, plane.size))
+
+    if not paired:
+        return False, least(1)
+    # Rows of an odd width have no pairs of columns.
+    pair = one if width % 2 else least(2)
+    if pair is not one and column is None:
+        return True, pair
+    single = least(1)
     pays = _bits(pair, plane.size) - _bits(single, plane.size) > PAID * plane.size
     return (False, single) if pays else (True, pair)
 
@@ -91,7 +95,7 @@ def _tried(row, column, per, values, rank, kinds):
     rows, width = values.shape
     width //= per
     # An odd number of symbols from one to the next that does not divide rows: all columns are seen.
-    stride = -(-rows * width // TRIED) | 1
+    stride = -(-rows * width * per // TRIED) | 1
     stride = next(s for s in itertools.count(stride, 2) if s == 1 or width % s)
     place = np.arange(0, rows * width, stride)
     kind = rank[values.reshape(-1, per)[place]].astype(np.intp)
