@@ -18,6 +18,7 @@ This file needs the standard library only, and imports without jax. Every length
 the real size before anything of that length is allocated; CorruptStream for what no writer wrote.
 """
 
+import hashlib
 import os
 import threading
 import zlib
@@ -47,6 +48,7 @@ PREAMBLE_LIMIT = 5 + 1 + NAME_LIMIT + 3 + HEADER_LIMIT + 4
 # An array takes some 100 bytes of JSON, a chunk 8: 300,000 arrays, or 15 TB in chunks of 4 MB.
 INDEX_LIMIT = 1 << 25
 DEPTH_LIMIT = 256  # of the index, which holds trees
+_PIECE = 1 << 20
 
 
 class Writer:
@@ -145,6 +147,13 @@ class Reader:
                 f"{crc:08x}, got {len(data)} of {zlib.crc32(data):08x}"
             )
         return data
+
+    def sha256(self) -> str:
+        """Of the whole file, read once from end to end, in hexadecimal digits."""
+        hasher = hashlib.sha256()
+        for start in range(0, self.nbytes, _PIECE):
+            hasher.update(self._at(start, _PIECE))
+        return hasher.hexdigest()
 
     def _at(self, start: int, count: int) -> bytes:
         with self._lock:  # the file has one position

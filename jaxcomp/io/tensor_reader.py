@@ -6,8 +6,8 @@ before it is allocated.
 
 import contextlib
 import functools
-import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ class Tensors:
         max_nbytes: int | None = None,
         threads: int | None = None,
     ):
-        self._path, self._threads = path, workers(threads)
+        self._threads, self._lock = workers(threads), threading.Lock()
         with contextlib.ExitStack() as stack:
             self._file = stack.enter_context(Reader(path))
             self.rows = read_rows(self._file)
@@ -160,10 +160,7 @@ class Tensors:
     @functools.cached_property
     def sha256(self) -> str:
         """Of the whole file, in hexadecimal digits: the name of a base."""
-        if not isinstance(self._path, (str, os.PathLike)):
-            raise UnsupportedInput("expected a base that is a file with a path; save it first")
-        with open(self._path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return self._file.sha256()
 
     def _fill(self, row: Row, start: int, stop: int, out: np.ndarray, origin: int) -> None:
         """out[start - origin : stop - origin] from the one chunk that has these values."""
@@ -203,9 +200,11 @@ class Tensors:
             raise UnsupportedInput(
                 f"the file is a delta, expected base=, the file of SHA-256 {named!r:.70}, got none"
             )
-        if self._base.sha256 != named:
+        with self._lock:  # one thread reads it all, the others wait
+            found = self._base.sha256
+        if found != named:
             raise CorruptStream(
-                f"expected the base of SHA-256 {named!r:.70}, got {self._base.sha256}; pass the "
+                f"expected the base of SHA-256 {named!r:.70}, got {found}; pass the "
                 "file that the delta was made against"
             )
         return self._base

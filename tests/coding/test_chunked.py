@@ -1,5 +1,6 @@
 """The .jxc file of many arrays: chunks come back one by one, and nothing else is believed."""
 
+import hashlib
 import io
 import os
 import random
@@ -50,6 +51,7 @@ def test_round_trip_and_golden_bytes(tmp_path):
     assert (file.codec, file.header, file.index) == ("toy", HEADER, INDEX)
     assert file.lengths == list(map(len, CHUNKS)) and file.nbytes == len(data)
     assert [file.chunk(i) for i in (2, 0, 1)] == [CHUNKS[i] for i in (2, 0, 1)]
+    assert file.sha256() == hashlib.sha256(data).hexdigest()
     # The bytes before the index, which zlib's version may deflate otherwise, never change.
     golden = GOLDEN.read_bytes()
     stop = data.index(CHUNKS[2]) + len(CHUNKS[2])

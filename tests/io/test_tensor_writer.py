@@ -14,7 +14,7 @@ from jaxcomp.io.tensor_writer import TensorWriter, workers
 def test_few_chunks_are_in_the_making_and_come_in_order(monkeypatch):
     made, written, lock = [], [], threading.Lock()
 
-    def encode(x, *, base=None):
+    def encode(x, *_):
         with lock:
             made.append(x[0])
             assert len(made) - len(written) <= 2 * tensor_writer.AHEAD
@@ -24,7 +24,7 @@ def test_few_chunks_are_in_the_making_and_come_in_order(monkeypatch):
         with lock:
             written.append(nbytes)
 
-    monkeypatch.setattr(tensor_writer, "encode_chunk", encode)
+    monkeypatch.setattr(tensor_writer, "_encode", encode)
     file, x = io.BytesIO(), np.arange(1000, dtype=np.uint32)
     with TensorWriter(file, threads=2, chunk_nbytes=64, progress=progress) as writer:
         writer.add("x", x)
