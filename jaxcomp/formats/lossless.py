@@ -30,11 +30,11 @@ from jax import lax
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats.layout import logical_shape, merged_axis, unmerge
 from jaxcomp.formats.leaf import Leaf, leaf_class, part_axis, static
-from jaxcomp.kernels import rans_decode
+from jaxcomp.kernels import exponent_decode, rans_decode
 
 PRECISION = 16  # at which 256 symbols, each of a frequency of at least 1, lose 0.006 bits of 5
 SLOTS = 1 << PRECISION
-KINDS = 16  # of exponents, two of which make a symbol of a byte
+KINDS = exponent_decode.KINDS  # of exponents, two of which make a symbol of a byte
 PLACE_BITS = 24  # of a value in its block; an escape is place << 8 | exponent, all ones for none
 NO_ESCAPE = np.uint32(0xFFFFFFFF)
 DEEPEST = 3  # times the words of a stack that may lie in spill
@@ -136,11 +136,15 @@ class Lossless(Leaf):
         axis = merged_axis(self.packed)
         size = math.prod(size for _, size in self.packed)
         *words, raw, head, freq, kinds, escapes = self._streams()
-        words = stacks(*words, self.depth)
-        high, intact = high_bytes(head, words, freq, kinds, escapes, count=self.rows * size)
-        high = high.reshape(-1, size)[: raw.shape[0]]
-        free = [self.shape[a] for a in self.layout.free]
-        bits = merge(high, raw, jnp.dtype(self.dtype).itemsize).reshape(*free, size)
+        streams = (head, stacks(*words, self.depth), freq, kinds, escapes)
+        count, lanes = self.rows * size, head.shape[1]
+        if self.dtype == jnp.bfloat16 and raw.size == len(head) * count and not count % (2 * lanes):
+            bits, intact = joined_bits(*streams, raw.reshape(len(head), 2, -1, lanes))
+        else:
+            high, intact = high_bytes(*streams, count=count)
+            high = high.reshape(-1, size)[: raw.shape[0]]
+            bits = merge(high, raw, jnp.dtype(self.dtype).itemsize)
+        bits = bits.reshape(*(self.shape[a] for a in self.layout.free), size)
         return unmerge(jnp.moveaxis(bits, -1, axis), self.packed), intact
 
     def _streams(self) -> list[Any]:
@@ -275,14 +279,30 @@ def high_bytes(
     )  # fmt: skip
     high = symbols.reshape(blocks, -1)[:, :pairs].astype(jnp.uint8)
     if kinds is not None:
-        kind = jnp.concatenate([high & (KINDS - 1), high >> 4], 1)[:, :count]
-        high = jnp.broadcast_to(kinds[0, 0], kind.shape)
-        for i in range(1, KINDS):  # comparisons, which fuse: a third of the time of a gather
-            high = jnp.where(kind == i, kinds[0, i], high)
+        high = exponent_decode.chosen(exponent_decode.halves(high, 1)[:, :count], kinds[0])
         place = (escapes >> 8).astype(jnp.int32)
         block = jnp.arange(blocks)[:, None]
         high = high.at[block, place].set(escapes.astype(jnp.uint8), mode="drop")
     return high, (state == START).all()
+
+
+def joined_bits(
+    head: jax.Array,
+    words: jax.Array,
+    freq: jax.Array,
+    kinds: jax.Array,
+    escapes: jax.Array,
+    raw: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """(bits u16 [blocks, count], whether the streams were intact) of full blocks of bfloat16."""
+    bits, state = exponent_decode.run(
+        head, words, raw, tables(freq[0]), kinds[0], precision=PRECISION
+    )
+    raw, bits = (x.reshape(len(head), -1) for x in (raw, bits))
+    place = (escapes >> 8).astype(jnp.int32)
+    block = jnp.arange(len(head))[:, None]
+    real = exponent_decode.merged(escapes & 0xFF, raw.at[block, place].get(mode="clip"))
+    return bits.at[block, place].set(real, mode="drop"), (state == START).all()
 
 
 def tables(freq: jax.Array) -> rans_decode.Tables:

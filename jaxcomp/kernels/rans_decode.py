@@ -131,7 +131,7 @@ def cuda(head, words, size, tables, index, count, *, precision, steps, interpret
             if directory is not None:
                 bucket = directory_ref[table, slot >> 4].astype(jnp.int32)
                 starts = bucket & ((2 << (slot & 15)) - 1) & 0xFFFF
-                return ((bucket >> 16) + _popcount16(starts)) & 0xFFFF
+                return ((bucket >> 16) + popcount16(starts)) & 0xFFFF
             symbol = jnp.zeros_like(table)
             for bit in reversed(range((symbols - 1).bit_length())):
                 probe = symbol + (1 << bit)
@@ -184,7 +184,7 @@ def cuda(head, words, size, tables, index, count, *, precision, steps, interpret
     )(head, words, size, count, entries, *optional)
 
 
-def _popcount16(x: Array) -> Array:
+def popcount16(x: Array) -> Array:
     """Bits set in x < 2**16, by pairs, nibbles and bytes: Triton under XLA has no popcount."""
     x = x - (x >> 1 & 0x5555)
     x = (x & 0x3333) + (x >> 2 & 0x3333)

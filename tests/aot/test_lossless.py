@@ -26,3 +26,19 @@ def test_the_product_decodes_by_the_kernel(dtype, platform):
     program = compile_for(platform, jc.lift(jnp.matmul), x, _leaf(dtype))
     assert KERNEL_CALL[platform] in program.custom_calls
     assert not program.loops
+    fused = dtype == "bfloat16" and platform == "cuda"
+    assert ("exponent_decode" if fused else "rans_decode") in program.lowered.as_text()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_stacked_layers_are_decoded_in_their_loop(platform):
+    stack = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((8, *x.shape), x.dtype), _leaf("bfloat16", (512, 512))
+    )
+
+    def layers(stack, x):
+        return jax.lax.scan(lambda x, w: (x @ w, None), x, stack)[0]
+
+    x = jax.ShapeDtypeStruct((4, 512), jnp.bfloat16)
+    program = compile_for(platform, jc.lift(layers), stack, x)
+    assert program.compiled.as_text().count(f'custom_call_target="{KERNEL_CALL[platform]}"') == 1
