@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from jaxcomp.io.coded_size import coded_nbytes as coded_nbytes
     from jaxcomp.io.compressed_tensors import from_compressed_tensors as from_compressed_tensors
     from jaxcomp.io.compressed_tensors import to_compressed_tensors as to_compressed_tensors
+    from jaxcomp.io.error_bound import Absolute as Absolute
+    from jaxcomp.io.error_bound import Relative as Relative
+    from jaxcomp.io.error_bound import ValueRange as ValueRange
+    from jaxcomp.io.error_bound import bounds_of as bounds_of
     from jaxcomp.io.features_file import load_features as load_features
     from jaxcomp.io.features_file import save_features as save_features
     from jaxcomp.io.gguf import gguf_metadata as gguf_metadata
@@ -45,6 +49,7 @@ load_on_use(
         "awq": ("from_awq", "to_awq"),
         "coded_size": ("coded_nbytes",),
         "compressed_tensors": ("from_compressed_tensors", "to_compressed_tensors"),
+        "error_bound": ("Absolute", "Relative", "ValueRange", "bounds_of"),
         "features_file": ("load_features", "save_features"),
         "gguf": ("gguf_metadata", "load_gguf", "save_gguf"),
         "gguf_leaves": ("GGUFBlocks", "round_to_gguf"),

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp.coding.bounded_chunk import decode_any
 from jaxcomp.coding.chunked import Reader
-from jaxcomp.coding.tensor_chunk import chunk_kind, decode_chunk
+from jaxcomp.coding.tensor_chunk import chunk_kind
 from jaxcomp.io.tensor_rows import EXPANSION, PLENTY, Row, check_room, read_rows
 from jaxcomp.io.tensor_writer import AHEAD, workers
 
@@ -191,7 +192,7 @@ class Tensors:
         if "base" in self.header and chunk_kind(data).startswith("delta"):
             like = self._checked_base().like(row)
             before = None if like is None else self._base.flat(like, at, at + count)
-        return decode_chunk(data, row.dtype, count, base=before, out=out)
+        return decode_any(data, row.dtype, count, base=before, out=out)
 
     def _checked_base(self) -> "Tensors":
         """The base, once its bytes were found to be those that the file names."""

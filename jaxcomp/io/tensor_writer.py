@@ -27,6 +27,7 @@ from jaxcomp.io.tensor_rows import (
 )
 
 AHEAD = 2
+Encode = Callable[..., bytes]
 
 
 def workers(threads: int | None) -> int:
@@ -75,8 +76,8 @@ class TensorWriter:
     def __exit__(self, *_: Any) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def add(self, name: str | None, x: Any) -> None:
-        """One array: of NumPy, in memory or mapped, or of jax."""
+    def add(self, name: str | None, x: Any, *, encode: Encode = encode_chunk) -> None:
+        """One array: of NumPy, in memory or mapped, or of jax. encode(chunk, base=) gives bytes."""
         if not getattr(x, "is_fully_addressable", True):
             raise UnsupportedInput(
                 f"{name}: expected an array whose shards are all on this host, got one of several "
@@ -88,7 +89,7 @@ class TensorWriter:
         def parts(step: int) -> Iterator[np.ndarray]:
             yield from (flat[i : i + step] for i in range(0, x.size, step))
 
-        self.add_parts(name, x.dtype, x.shape, parts)
+        self.add_parts(name, x.dtype, x.shape, parts, encode=encode)
 
     def add_parts(
         self,
@@ -96,6 +97,8 @@ class TensorWriter:
         dtype: Any,
         shape: tuple[int, ...],
         parts: Callable[[int], Iterable[np.ndarray]],
+        *,
+        encode: Encode = encode_chunk,
     ) -> None:
         """One array that comes in pieces: parts(n) gives n flat values at a time, then the rest."""
         row = make_row(name, dtype, shape, self._next, self._chunk_nbytes)
@@ -112,7 +115,7 @@ class TensorWriter:
                 break
             while len(self._waiting) >= self._ahead:
                 self._write_one()
-            job = self._pool.submit(_encode, part, row, self._base, like, done)
+            job = self._pool.submit(_encode, part, row, self._base, like, done, encode)
             self._waiting.append((job, part.size * row.dtype.itemsize))
             done += part.size
         else:
@@ -125,11 +128,15 @@ class TensorWriter:
             f"{row.label}: expected {row.size} values in parts of {row.step}, got others"
         )
 
-    def finish(self, index: dict[str, Any]) -> int:
-        """Wait for what is in the making, and write the index; returns the bytes of the file."""
+    def finish(self, index: dict[str, Any] | Callable[[], dict[str, Any]]) -> int:
+        """Wait for what is in the making, and write the index; returns the bytes of the file.
+
+        index: or a function that gives it, which is called when all chunks are written.
+        """
         while self._waiting:
             self._write_one()
         arrays = [[row.name, row.dtype.name, list(row.shape)] for row in self.rows]
+        index = index() if callable(index) else index
         return self._writer.finish({"arrays": arrays, **index})
 
     def _write_one(self) -> None:
@@ -139,7 +146,7 @@ class TensorWriter:
             self._progress(nbytes)
 
 
-def _encode(part: np.ndarray, row: Row, base: Any, like: Row | None, start: int) -> bytes:
+def _encode(part, row, base, like, start, encode) -> bytes:
     part = np.ascontiguousarray(part).astype(row.dtype, copy=False)  # big-endian becomes little
     before = None if like is None else base.flat(like, start, start + part.size)
-    return encode_chunk(part.reshape(row.block), base=before)
+    return encode(part.reshape(row.block), base=before)

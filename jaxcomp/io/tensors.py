@@ -20,9 +20,13 @@ from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from typing import Any
 
+import numpy as np
+
+from jaxcomp import tree as trees
 from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
 from jaxcomp.coding.atomic import replacing
 from jaxcomp.io import tree_nodes
+from jaxcomp.io.error_bound import Bounded, is_float
 from jaxcomp.io.tensor_reader import Tensors, opened
 from jaxcomp.io.tensor_rows import CHUNK_NBYTES
 from jaxcomp.io.tensor_writer import TensorWriter
@@ -36,6 +40,8 @@ def save_tensors(
     tree: Any,
     *,
     base: Any = None,
+    bound: Any = None,
+    where: Callable[[str, Any], bool] | None = None,
     threads: int | None = None,
     chunk_nbytes: int = CHUNK_NBYTES,
     progress: Callable[[int], None] | None = None,
@@ -47,6 +53,8 @@ def save_tensors(
         one by one: then no two arrays need be in memory.
     base: a previous file, or what open_tensors made of it: what changed is coded where smaller, and
         the same base is needed to load.
+    bound: Absolute(e), Relative(r) or ValueRange(r), which no value of the float arrays exceeds
+        (error_bound.py); None keeps all bits. where(path, array): the arrays that it is for.
     threads: by default one for each core, and at least two.
 
     Raises UnsupportedInput for what is no array, number, string or known compressed leaf.
@@ -57,18 +65,29 @@ def save_tensors(
         file = stack.enter_context(replacing(path)) if named else path
         options = {"threads": threads, "chunk_nbytes": chunk_nbytes, "progress": progress}
         writer = stack.enter_context(TensorWriter(file, base=before, **options))
+        lossy = None if bound is None else Bounded(bound)
         if isinstance(tree, Iterator):
             names = []
             for name, x in tree:
-                writer.add(name, x() if callable(x) else x)
+                x = x() if callable(x) else x
+                writer.add(name, x, **_coding(lossy, name, x, where))
                 names.append(name)
             node = ["dict", {name: i for i, name in enumerate(names)}]
         else:
             nodes = _Lazy()
             node = nodes.node(tree)
+            compressed = [path for path, x in trees.leaves(tree) if trees.is_compressed(x)]
             for name, x in nodes.rows:
-                writer.add(name, x)
-        return writer.finish({"kind": "tree", "tree": node})
+                inside = any(name.startswith(f"{leaf}/") for leaf in compressed)
+                writer.add(name, x, **({} if inside else _coding(lossy, name, x, where)))
+        said = dict if lossy is None else lossy.index  # when all is written
+        return writer.finish(lambda: {"kind": "tree", "tree": node, **said()})
+
+
+def _coding(lossy, name, x, where):
+    """How an array is written: without loss, or within the bound."""
+    chosen = lossy is not None and is_float(x) and (where is None or where(name, x))
+    return {"encode": lossy.encoder(name, np.asarray(x))} if chosen else {}
 
 
 class _Lazy(tree_nodes.Writer):
