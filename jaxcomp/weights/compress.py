@@ -95,7 +95,7 @@ def compress(
         except UnsupportedInput as error:
             raise UnsupportedInput(f"{named(path)}: {error}") from error
         uses[id(w)] -= 1
-        if donate and isinstance(w, jax.Array) and not uses[id(w)]:
+        if donate and made is not w and isinstance(w, jax.Array) and not uses[id(w)]:
             jax.block_until_ready(made)
             w.delete()
         return made

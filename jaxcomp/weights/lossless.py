@@ -2,8 +2,13 @@
 
 Costs the order-0 entropy of pairs of exponents (formats/lossless.py says how), 0.3 % of it for
 integer frequencies, 4 bytes per lane, and what the words of a block need less than those of the
-largest one. Gaussian weights in bfloat16 take 66 % of their bytes, DFloat11 takes about 70 %
-(Zhang et al., arXiv:2504.11651).
+longest. Of Gaussian weights [1024, 4096] 66.3 % of the bytes of bfloat16 are left, 84.9 % of
+float16, 83.2 % of float32; of the matrices of MiniLM-L6 67.0 % of bfloat16, 0.24 % above entropy
+and heads, and 83.5 % of float32. DFloat11 keeps about 70 % of bfloat16 (Zhang et al.,
+arXiv:2504.11651).
+
+Decoding in bfloat16 writes about 0.9 GB/s on one core of a CPU, where a product with few rows is
+then two to five times as long as with the dense weight: it is memory that is saved.
 """
 
 import warnings

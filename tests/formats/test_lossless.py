@@ -86,7 +86,8 @@ def test_lifted_functions_give_the_same_bits(layers):
     jax.tree.map(assert_bits, lifted(small, tokens), expected)
     jax.tree.map(assert_bits, lifted(jax.tree.map(jnp.copy, small), tokens), expected)
     report = jc.lift(model).report(small, tokens)
-    assert "rans_decode, product" in str(jc.lift(model).report(small, tokens, platform="cuda"))
+    ran = {row.ran for row in jc.lift(model).report(small, tokens, platform="cuda").rows}
+    assert ran == {"take", "exponent_decode, product"}
     assert not report.materialised
 
 

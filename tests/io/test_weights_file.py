@@ -20,6 +20,7 @@ from jaxcomp.formats import INT4_G32, INT8, UINT3_G32, Format, quantize
 from jaxcomp.formats.codebook import codebook
 from jaxcomp.formats.grid_choice import choose
 from jaxcomp.formats.latent import Rule, latent
+from jaxcomp.formats.layout import layout
 from jaxcomp.formats.level_rules import Levels
 from jaxcomp.formats.low_rank import low_rank
 from jaxcomp.formats.outlier_victim import outlier_victim
@@ -31,6 +32,7 @@ from jaxcomp.formats.sum import Sum
 from jaxcomp.formats.transformed import Transformed
 from jaxcomp.io.tree_nodes import LEAVES
 from jaxcomp.io.weights_file import tree_of, weights_bytes
+from jaxcomp.weights.lossless import encode
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tree_v1.jxc"
 RNG = np.random.default_rng(0)
@@ -139,6 +141,7 @@ def test_every_kind_of_leaf_comes_back():
         Sum((four, low_rank(w[:, :3], w[:3]))),
         choose(w, Levels("power", 4, (1.0, 0.5)), formats.INT4_G32),
         outlier_victim(w, formats.INT4_G32),
+        encode(np.asarray(w), layout(w.shape, (-1,))),
     ]
     assert {type(leaf).__name__ for leaf in leaves} == set(LEAVES)
     back = tree_of(weights_bytes(leaves))
