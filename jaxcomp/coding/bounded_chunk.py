@@ -97,6 +97,21 @@ def encode_bounded(
     return coded if len(coded.data) < len(exact) else Coded(exact, 0.0)
 
 
+def estimated_bits(x: np.ndarray, bound: float, *, relative: bool = False) -> float:
+    """About the bits that encode_bounded takes for x, without tables; nothing is coded."""
+    flat = np.ascontiguousarray(x).reshape(-1)
+    raw = 8.0 * flat.nbytes
+    if not bound or not flat.size:
+        return raw
+    header, levels, good, _, signs, _ = _quantized(x, flat, bound, relative)
+    levels = _held(levels, good).reshape(-1, header.height, header.width)
+    axes = _best_axes(levels)
+    bits = token_bits(_differences(levels, axes, _middle(levels, axes)))
+    negative = 0 if signs is None else np.count_nonzero(signs) / flat.size
+    bits += flat.size * (_binary_entropy(negative) + _binary_entropy(1 - good.mean()))
+    return min(raw, bits + np.count_nonzero(~good) * 8 * flat.itemsize)
+
+
 def decode_any(
     data: bytes | memoryview,
     dtype: Any,
@@ -142,6 +157,28 @@ def decode_any(
 
 def _encode(x, bound, relative):
     flat = np.ascontiguousarray(x).reshape(-1)
+    header, levels, good, values, signs, wide = _quantized(x, flat, bound, relative)
+    levels = _held(levels, good).reshape(-1, header.height, header.width)
+    axes = _best_axes(levels)
+    header = header._replace(axes=axes, middle=_middle(levels, axes))
+    tokens, below = to_tokens(_differences(levels, axes, header.middle))
+    parts = [
+        encode_chunk(tokens.reshape(-1, header.width)),
+        b"".join(below),
+        encode_chunk(np.packbits(signs)) if relative else b"",
+        encode_chunk(np.packbits(~good)),
+        encode_chunk(flat[~good]),
+    ]
+    framed = b"".join(LENGTH.pack(len(part)) + part for part in parts)
+    with np.errstate(all="ignore"):
+        error = np.where(good, np.abs(wide - values.astype(np.float64)), 0)
+        if relative:
+            error = np.where(error > 0, error / np.abs(wide), 0)
+    return Coded(HEADER.pack(*header) + framed, float(error.max()))
+
+
+def _quantized(x, flat, bound, relative):
+    """(header, levels, which of them hold the bound, values, signs, x in float64)."""
     with np.errstate(invalid="ignore"):  # signalling NaN
         wide = flat.astype(np.float64)
     width, height = _row(x.shape)
@@ -154,27 +191,7 @@ def _encode(x, bound, relative):
         values = _values(levels, header, signs, flat.dtype)
         within = within_relative if relative else within_absolute
         good &= within(wide, values.astype(np.float64), bound)
-    levels = _held(levels, good)
-    axes = _best_axes(levels.reshape(-1, height, width))
-    middle = (
-        int(np.median(levels[:: max(1, levels.size // SAMPLE)])) if not axes else int(levels[0])
-    )
-    header = header._replace(axes=axes, middle=middle)
-    tokens, below = to_tokens(_differences(levels.reshape(-1, height, width), axes, middle))
-    kept = flat[~good]
-    parts = [
-        encode_chunk(tokens.reshape(-1, width)),
-        b"".join(below),
-        encode_chunk(np.packbits(signs)) if relative else b"",
-        encode_chunk(np.packbits(~good)),
-        encode_chunk(kept),
-    ]
-    framed = b"".join(LENGTH.pack(len(part)) + part for part in parts)
-    with np.errstate(all="ignore"):
-        error = np.where(good, np.abs(wide - values.astype(np.float64)), 0)
-        if relative:
-            error = np.where(error > 0, error / np.abs(wide), 0)
-    return Coded(HEADER.pack(*header) + framed, float(error.max()))
+    return header, levels, good, values, signs, wide
 
 
 def _grid(bound, relative, dtype):
@@ -237,6 +254,16 @@ def _held(levels, good):
     last = np.maximum.accumulate(np.where(good, np.arange(levels.size), -1))
     first = levels[good][0] if good.any() else 0
     return np.where(last >= 0, levels[last], first)
+
+
+def _middle(levels, axes):
+    """What is subtracted first: so that levels, or the first of them, are small."""
+    flat = levels.reshape(-1)
+    return int(flat[0] if axes else np.median(flat[:: max(1, flat.size // SAMPLE)]))
+
+
+def _binary_entropy(p):
+    return float(-p * np.log2(p) - (1 - p) * np.log2(1 - p)) if 0 < p < 1 else 0.0
 
 
 def _differences(levels, axes, middle):

@@ -81,20 +81,18 @@ class Bounded:
         check_bound(bound)
         self._bound = bound
         self._errors: dict[str, tuple[float, list[float]]] = {}
+        self.coded_nbytes: list[int] = []  # of each chunk
 
     def encoder(self, name: str, x: np.ndarray) -> Callable[..., bytes]:
         """For TensorWriter.add: chunks of x within the bound."""
-        bound, relative, unit = float(self._bound.bound), False, 1.0
-        if type(self._bound) is Relative:
-            relative = True
-        elif type(self._bound) is ValueRange:
-            bound, unit = in_range(x, bound)
+        bound, relative, unit = of_chunks(self._bound, x)
         errors: list[float] = []
         self._errors[name] = unit, errors
 
         def encode(part, *, base=None):
             coded = encode_bounded(part, bound, relative=relative, base=base)
             errors.append(coded.error)
+            self.coded_nbytes.append(len(coded.data))
             return coded.data
 
         return encode
@@ -107,6 +105,14 @@ class Bounded:
             for name, (unit, errors) in self._errors.items()
         ]
         return {LOSSY: rows}
+
+
+def of_chunks(bound: Bound, x: np.ndarray) -> tuple[float, bool, float]:
+    """(bound, whether it is relative, what an error is divided by) for chunks of x."""
+    if type(bound) is ValueRange:
+        least, unit = in_range(x, float(bound.bound))
+        return least, False, unit
+    return float(bound.bound), type(bound) is Relative, 1.0
 
 
 def in_range(x: np.ndarray, bound: float) -> tuple[float, float]:

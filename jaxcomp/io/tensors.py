@@ -18,6 +18,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
 from jaxcomp.coding.atomic import replacing
 from jaxcomp.io import tree_nodes
 from jaxcomp.io.error_bound import Bounded, is_float
+from jaxcomp.io.target_ratio import Sink, Trial, find_bound
 from jaxcomp.io.tensor_reader import Tensors, opened
 from jaxcomp.io.tensor_rows import CHUNK_NBYTES
 from jaxcomp.io.tensor_writer import TensorWriter
@@ -41,6 +43,7 @@ def save_tensors(
     *,
     base: Any = None,
     bound: Any = None,
+    target_ratio: float | int | None = None,
     where: Callable[[str, Any], bool] | None = None,
     threads: int | None = None,
     chunk_nbytes: int = CHUNK_NBYTES,
@@ -55,17 +58,27 @@ def save_tensors(
         the same base is needed to load.
     bound: Absolute(e), Relative(r) or ValueRange(r), which no value of the float arrays exceeds
         (error_bound.py); None keeps all bits. where(path, array): the arrays that it is for.
+    target_ratio: find the least bound at which the file is so many times smaller than the arrays;
+        bound is then Absolute, Relative or ValueRange itself. Everything is coded 3 to 7 times.
     threads: by default one for each core, and at least two.
 
     Raises UnsupportedInput for what is no array, number, string or known compressed leaf.
     """
     with contextlib.ExitStack() as stack:
         before = opened(base, stack)
+        options = {"base": before, "threads": threads, "chunk_nbytes": chunk_nbytes}
+        if target_ratio is not None:
+            bound = _found(tree, bound, where, target_ratio, options)
         named = isinstance(path, (str, os.PathLike))
         file = stack.enter_context(replacing(path)) if named else path
-        options = {"threads": threads, "chunk_nbytes": chunk_nbytes, "progress": progress}
-        writer = stack.enter_context(TensorWriter(file, base=before, **options))
         lossy = None if bound is None else Bounded(bound)
+        return _write(file, tree, lossy, where, {**options, "progress": progress})[0]
+
+
+def _write(file, tree, lossy, where, options):
+    """(bytes of the file, of the arrays)."""
+    tree = tree() if isinstance(tree, FunctionType) else tree
+    with TensorWriter(file, **options) as writer:
         if isinstance(tree, Iterator):
             names = []
             for name, x in tree:
@@ -76,18 +89,55 @@ def save_tensors(
         else:
             nodes = _Lazy()
             node = nodes.node(tree)
-            compressed = [path for path, x in trees.leaves(tree) if trees.is_compressed(x)]
-            for name, x in nodes.rows:
-                inside = any(name.startswith(f"{leaf}/") for leaf in compressed)
-                writer.add(name, x, **({} if inside else _coding(lossy, name, x, where)))
+            for name, x, free in _free(nodes.rows, tree):
+                writer.add(name, x, **(_coding(lossy, name, x, where) if free else {}))
         said = dict if lossy is None else lossy.index  # when all is written
-        return writer.finish(lambda: {"kind": "tree", "tree": node, **said()})
+        return writer.finish(lambda: {"kind": "tree", "tree": node, **said()}), writer.nbytes
+
+
+def _free(rows, tree):
+    """(name, array, whether it is no part of a compressed leaf)."""
+    compressed = [path for path, x in trees.leaves(tree) if trees.is_compressed(x)]
+    for name, x in rows:
+        yield name, x, not any(name.startswith(f"{leaf}/") for leaf in compressed)
+
+
+def _chosen(name, x, where):
+    return is_float(x) and (where is None or where(name, x))
 
 
 def _coding(lossy, name, x, where):
     """How an array is written: without loss, or within the bound."""
-    chosen = lossy is not None and is_float(x) and (where is None or where(name, x))
-    return {"encode": lossy.encoder(name, np.asarray(x))} if chosen else {}
+    if lossy is None or not _chosen(name, x, where):
+        return {}
+    return {"encode": lossy.encoder(name, np.asarray(x))}
+
+
+def _found(tree, kind, where, target_ratio, options):
+    """The bound of a kind at which the file reaches the ratio."""
+    if isinstance(tree, Iterator):
+        raise UnsupportedInput(
+            "expected a tree, or a function that gives the iterator, for it is taken several times "
+            "to find the bound; got an iterator"
+        )
+
+    def arrays():
+        again = tree() if isinstance(tree, FunctionType) else tree
+        nodes = _Lazy()
+        if not isinstance(again, Iterator):
+            nodes.node(again)
+            again = ((name, x) for name, x, free in _free(nodes.rows, again) if free)
+        for name, x in again:
+            x = x() if callable(x) else x
+            if _chosen(name, x, where):
+                yield np.asarray(x)
+
+    def trial(bound):
+        lossy = Bounded(bound)
+        nbytes, original = _write(Sink(), tree, lossy, where, options)
+        return Trial(original, nbytes, sum(lossy.coded_nbytes))
+
+    return find_bound(kind, target_ratio, arrays, trial)
 
 
 class _Lazy(tree_nodes.Writer):
