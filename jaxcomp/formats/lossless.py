@@ -36,6 +36,10 @@ from jaxcomp.kernels import exponent_decode, rans_decode
 PRECISION = 16  # at which 256 symbols, each of a frequency of at least 1, lose 0.006 bits of 5
 SLOTS = 1 << PRECISION
 KINDS = exponent_decode.KINDS  # of exponents, two of which make a symbol of a byte
+SYMBOLS = 256
+PARTS = [np.dtype(x) for x in ("uint8", "uint32", "uint16", "uint16")]  # raw, head, words, freq
+# How many kinds there are of each, and whether escapes.
+DTYPES = {"bfloat16": (KINDS, True), "float16": (None, False), "float32": (KINDS, True)}
 PLACE_BITS = 24  # of a value in its block; an escape is place << 8 | exponent, all ones for none
 NO_ESCAPE = np.uint32(0xFFFFFFFF)
 DEEPEST = 3  # times the words of a stack that may lie in spill
@@ -114,12 +118,21 @@ class Lossless(Leaf):
 
     def _stacked(self) -> int:
         """How many axes of stacked matrices there are. UnsupportedInput for parts of a matrix."""
+        axis = merged_axis(self.packed)
+        kinds = None if self.kinds is None else self.kinds.shape[axis]
+        found = [x.dtype for x in (self.raw, self.head, self.words, self.freq)]
+        known = DTYPES.get(jnp.dtype(self.dtype).name) == (kinds, self.escapes is not None)
+        if found != PARTS or self.freq.shape[axis] != SYMBOLS or not known:
+            raise UnsupportedInput(
+                f"expected the streams of {', '.join(DTYPES)}, got {self.describe()} of others; "
+                "make the leaf with jc.weights.lossless()"
+            )
         stacked = self.raw.ndim - 1 - self.own
         own = self.layout.free[-self.own :]
         blocks = self.head.shape[part_axis(self.packed, own[0])]
         out = math.prod(self.shape[axis] for axis in own)
         whole = 0 < self.rows <= out and blocks == -(-out // self.rows)
-        whole &= self.depth <= DEEPEST * self.words.shape[merged_axis(self.packed)]
+        whole &= self.depth <= DEEPEST * self.words.shape[axis]
         if not 0 <= stacked < self.raw.ndim - 1 or not whole:
             raise UnsupportedInput(
                 f"expected whole matrices, got {blocks} blocks of {self.rows} rows for {out} rows; "

@@ -20,12 +20,14 @@ from jaxtyping import UInt8, UInt16, UInt32
 from jaxcomp.base import Transform, UnsupportedInput
 from jaxcomp.formats.layout import Layout, layout, merged_axis
 from jaxcomp.formats.lossless import (
+    DTYPES,
     KINDS,
     NO_ESCAPE,
     PLACE_BITS,
     PRECISION,
     SLOTS,
     START,
+    SYMBOLS,
     Lossless,
     placed,
     rooms,
@@ -36,8 +38,6 @@ LANES = 128  # of a block: a register of a TPU, a warp of a GPU with four each
 STEPS = 256  # symbols of a lane: its 4 bytes are then under 1 % of what it codes
 LEAST_STEPS = 64  # smaller matrices have fewer lanes rather than shorter ones
 AT_ONCE = 1 << 24  # symbols encoded at a time, which bounds the memory
-DTYPES = ("bfloat16", "float16", "float32")
-SYMBOLS = 256
 
 
 def lossless(*, steps: int = STEPS) -> Transform:
