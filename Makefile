@@ -98,8 +98,9 @@ bench: $(READY) bench-peers
 	$(BIN)/python -m benchmarks.quant_matmul --out benchmarks/results/quant_matmul.json
 	$(if $(DATA),$(BIN)/python -m benchmarks.weights --data $(DATA) $(if $(MINILM),--minilm $(MINILM)) --out benchmarks/results/weights.json)
 	$(if $(DATA),$(BIN)/python -m benchmarks.optim --data $(DATA) --only text,mnist,split,time --out benchmarks/results/optim.json --picture docs/optim.png)
+	$(BIN)/python -m benchmarks.checkpoints $(if $(DATA),--data $(DATA)) $(if $(MINILM),--minilm $(MINILM)) --out benchmarks/results/checkpoints.json
 
-bench-peers: .venv-tfc/.ready .venv-peers/.ready
+bench-peers: .venv-tfc/.ready .venv-peers/.ready .venv-lossless/.ready
 
 .venv-tfc/.ready:
 	test -x .venv-tfc/bin/python || $(PYTHON311) -m venv .venv-tfc
@@ -116,5 +117,12 @@ oracle-tfc: .venv-tfc/.ready
 	.venv-peers/bin/python -m pip install -qq --disable-pip-version-check --no-deps compressai==1.2.8 numpy==2.4.6
 	@touch $@
 
+# zipnn needs torch, and would take one with CUDA.
+.venv-lossless/.ready:
+	test -x .venv-lossless/bin/python || $(PYTHON311) -m venv .venv-lossless
+	.venv-lossless/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0 numpy==2.4.6
+	.venv-lossless/bin/python -m pip install -qq --disable-pip-version-check zipnn==0.5.4 zstandard==0.25.0 blosc2==4.14.1
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-newest .venv-aot .venv-tfc .venv-peers build dist *.egg-info
+	rm -rf .venv .venv-newest .venv-aot .venv-tfc .venv-peers .venv-lossless build dist *.egg-info

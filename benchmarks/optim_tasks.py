@@ -79,25 +79,25 @@ def bytes_task(text: np.ndarray, steps: int) -> Task:
     return Task("text", transformer_init, transformer_loss, draw, data, steps, True, CLIP, 0.7)
 
 
-def transformer_init(key):
-    keys = iter(jax.random.split(key, 4 + 4 * LAYERS))
-    inner = WIDTH**-0.5
+def transformer_init(key, width=WIDTH, layers=LAYERS):
+    keys = iter(jax.random.split(key, 4 + 4 * layers))
+    inner = width**-0.5
     block = {
-        "qkv": lambda: normal(next(keys), (WIDTH, 3 * WIDTH), inner),
-        "out": lambda: normal(next(keys), (WIDTH, WIDTH), inner / (2 * LAYERS) ** 0.5),
-        "up": lambda: normal(next(keys), (WIDTH, 4 * WIDTH), inner),
-        "down": lambda: normal(next(keys), (4 * WIDTH, WIDTH), inner / 2 / (2 * LAYERS) ** 0.5),
+        "qkv": lambda: normal(next(keys), (width, 3 * width), inner),
+        "out": lambda: normal(next(keys), (width, width), inner / (2 * layers) ** 0.5),
+        "up": lambda: normal(next(keys), (width, 4 * width), inner),
+        "down": lambda: normal(next(keys), (4 * width, width), inner / 2 / (2 * layers) ** 0.5),
     }
     blocks = [
         {name: make() for name, make in block.items()}
-        | {"gain1": jnp.ones(WIDTH), "gain2": jnp.ones(WIDTH)}
-        for _ in range(LAYERS)
+        | {"gain1": jnp.ones(width), "gain2": jnp.ones(width)}
+        for _ in range(layers)
     ]
     return {
-        "embedding": normal(next(keys), (256, WIDTH), 1.0),
+        "embedding": normal(next(keys), (256, width), 1.0),
         "blocks": blocks,
-        "gain": jnp.ones(WIDTH),
-        "head": jnp.zeros((WIDTH, 256)),
+        "gain": jnp.ones(width),
+        "head": jnp.zeros((width, 256)),
     }
 
 
