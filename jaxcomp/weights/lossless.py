@@ -7,8 +7,8 @@ float16, 83.2 % of float32; of the matrices of MiniLM-L6 67.0 % of bfloat16, 0.2
 and heads, and 83.5 % of float32. DFloat11 keeps about 70 % of bfloat16 (Zhang et al.,
 arXiv:2504.11651).
 
-Decoding in bfloat16 writes about 0.9 GB/s on one core of a CPU, where a product with few rows is
-then two to five times as long as with the dense weight: it is memory that is saved.
+Decoding in bfloat16 writes 0.5 to 0.9 GB/s on one core of a CPU, where a product with few rows is
+then two to six times as long as with the dense weight: it is memory that is saved.
 """
 
 import warnings
