@@ -229,6 +229,9 @@ METHODS = {
     "frugal": Method(
         dense(lambda rate: optim.frugal(rate, inner=optax.scale_by_adam(b2=B2))), "adam", start=1.4
     ),
+    "frugal 50 % of adam8bit": Method(
+        dense(lambda rate: optim.frugal(rate, 0.5, inner=optim.scale_by_adam8bit(b2=B2))), "adam"
+    ),
     "lion": Method(
         dense(lambda rate: optax.lion(rate, weight_decay=0.0)), "lion", start=0.001, tasks=TEXT
     ),
