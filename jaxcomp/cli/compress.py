@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from jaxcomp.base import JaxcompError, UnsupportedInput
-from jaxcomp.cli import common
+from jaxcomp.cli import common, compress_lossy
 
 # A folder is searched for these; a file named on the command line may have any suffix.
 PHOTO_SUFFIXES = {
@@ -30,6 +30,11 @@ examples:
   jaxcomp compress checkpoint/ model.jxc               a folder of Hugging Face: all of its files
   jaxcomp compress run/checkpoints/300 step.jxc        a step of Orbax: its arrays, by path
   jaxcomp compress new.safetensors new.jxc --base old.jxc    what changed since, where smaller
+
+  jaxcomp compress fields.npy small.jxc --error-bound 1e-3                   of max - min
+  jaxcomp compress model.safetensors small.jxc --error-bound 1e-2 --bound-kind relative
+  jaxcomp compress model.safetensors small.jxc --target-ratio 8              the bound is found
+  jaxcomp compress model.safetensors int4.jxc --format int4-g128 --method hqq
 
 Photos: the EXIF orientation is applied and the ICC profile kept; other metadata is dropped.
 Transparency is refused unless --background says what to blend it with.
@@ -72,6 +77,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     common.add_max_pixels(parser)
     common.add_base(parser, "models: an earlier .jxc file, needed again to decompress this one")
+    compress_lossy.add(parser)
     common.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -81,8 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxcomp.cli import compress_model
 
     if compress_model.is_model(arguments):
+        if compress_lossy.is_lossy(arguments):
+            common.refuse_options(arguments, compress_model.PHOTO_OPTIONS, "photos")
+            return compress_lossy.run(arguments)
         return compress_model.run(arguments)
-    common.refuse_options(arguments, ["base", "threads"], "models (.safetensors, .npy, .npz)")
+    names = ["base", "threads", *compress_lossy.OPTIONS]
+    common.refuse_options(arguments, names, "models (.safetensors, .npy, .npz)")
     arguments.codec = arguments.codec or CODEC
     if (arguments.output is None) == (arguments.out is None):
         raise UnsupportedInput("expected one of OUT.jxc and --out DIR; see jaxcomp compress --help")

@@ -4,6 +4,7 @@ import argparse
 import os
 import time
 
+from jaxcomp.base import UnsupportedInput
 from jaxcomp.cli import common
 
 EPILOG = """\
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _model(arguments, source):
     """Files as they were."""
+    from jaxcomp.io.error_bound import bounds_of
     from jaxcomp.io.model_files import decompress_file
     from jaxcomp.io.tensors import open_tensors
 
@@ -61,7 +63,7 @@ def _model(arguments, source):
     start = time.perf_counter()
     common.start_jax()
     with common.naming(arguments.input), open_tensors(source) as file:
-        total = sum(row.nbytes for row in file.rows)
+        total, bounded = sum(row.nbytes for row in file.rows), len(bounds_of(file))
     with common.naming(arguments.input), common.progress_bytes(total, "decompressing") as advance:
         done = decompress_file(
             source,
@@ -73,6 +75,9 @@ def _model(arguments, source):
         )
     if piped:
         target.flush()
+    if bounded:
+        text = f"{bounded} arrays are within a bound of what they were, not equal; see jaxcomp info"
+        common.note(arguments.input, text)
     record = {
         "input": common.shown(arguments.input),
         "output": common.shown(arguments.output),
@@ -97,6 +102,11 @@ def _photo(arguments, source):
 
     with common.naming(arguments.input):
         container = read(source)
+        if container.codec == "tree":
+            raise UnsupportedInput(
+                "it holds compressed weights: jaxcomp convert writes them for other tools, "
+                "jaxcomp.io.load_weights reads them"
+            )
         height, width = image_shape(container, max_pixels=arguments.max_pixels)[:2]
         icc = icc_profile(container)
 

@@ -9,6 +9,7 @@ from jaxcomp.cli import common
 
 def run(arguments: argparse.Namespace, source: Any) -> int:
     """Every array: dtype, shape, bytes, ratio, and how far it is from its order-0 entropy."""
+    from jaxcomp.io.error_bound import bounds_of
     from jaxcomp.io.tensor_info import array_infos
     from jaxcomp.io.tensors import open_tensors
 
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
         total = sum(row.nbytes for row in file.rows)
         with common.progress_bytes(total, "counting") as advance:
             infos = array_infos(file, entropy=entropy, progress=advance)
+        bounds = bounds_of(file)
         record = {
             "file": common.shown(arguments.input),
             "version": 2,
@@ -37,8 +39,10 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
             "base": delta,
             "container_bytes": file.nbytes - sum(info.coded_nbytes for info in infos),
             "files": [entry[:3] for entry in file.index.get("files", [])],
-            "arrays": [_record(info) for info in infos if info.name is not None],
-            "other": [_record(info) for info in infos if info.name is None],
+            "arrays": [
+                _record(info, bounds.get(info.name)) for info in infos if info.name is not None
+            ],
+            "other": [_record(info, None) for info in infos if info.name is None],
         }
     if arguments.json:
         print(json.dumps(record))
@@ -52,13 +56,23 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
             str(found["bytes"]),
             f"{found['ratio']:.3f}",
             _percent(found["over_order0"]),
+            *([_bound(found)] if bounds else []),
         ]
         for found in record["arrays"]
     ]
     other = sum(found["original_bytes"] for found in record["other"])
     coded = sum(found["bytes"] for found in record["other"])
     print(record["file"])
-    heads = ["array", "dtype", "shape", "bytes", "coded", "ratio", "to order 0"]
+    heads = [
+        "array",
+        "dtype",
+        "shape",
+        "bytes",
+        "coded",
+        "ratio",
+        "to order 0",
+        *(["largest error"] if bounds else []),
+    ]
     print(common.table(heads, rows))
     print(f"{len(rows)} arrays; headers and other files {other} bytes, coded {coded}")
     if delta:
@@ -74,9 +88,18 @@ def _percent(over):
     return f"{100 * over:+.2f} %" if over < 1 else "> +100 %"
 
 
-def _record(info) -> dict[str, Any]:
+def _bound(found):
+    """What no value is off by more than, and what was reached."""
+    if found["bound"] is None:
+        return "exact"
+    return f"{found['error']:.3g} of {found['bound']:.3g} {found['bound_kind']}"
+
+
+def _record(info, achieved) -> dict[str, Any]:
+    from jaxcomp.io.error_bound import NAMES
+
     over = None
-    if info.order0_nbytes:
+    if achieved is None and info.order0_nbytes:
         over = round(info.coded_nbytes / info.order0_nbytes - 1, 6)
     return {
         "name": info.name,
@@ -87,4 +110,7 @@ def _record(info) -> dict[str, Any]:
         "ratio": round(info.coded_nbytes / max(info.nbytes, 1), 6),
         "order0_bytes": None if info.order0_nbytes is None else round(info.order0_nbytes, 1),
         "over_order0": over,
+        "bound_kind": None if achieved is None else NAMES[type(achieved.bound)],
+        "bound": None if achieved is None else achieved.bound.bound,
+        "error": None if achieved is None else achieved.error,
     }

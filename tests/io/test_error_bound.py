@@ -105,28 +105,3 @@ def test_bad_bounds_are_named():
         File.index = {LOSSY: rows}
         with pytest.raises(CorruptStream, match="bounds of arrays"):
             jc.io.bounds_of(File)
-
-
-@pytest.mark.parametrize("kind", [jc.io.Absolute, jc.io.Relative, jc.io.ValueRange])
-def test_the_least_bound_of_a_ratio_is_found(kind):
-    tree = {"a": TREE["f32"], "b": 30 * TREE["f64"].cumsum(0)}
-    original = sum(x.nbytes for x in tree.values())
-    _, said, nbytes = saved(tree, bound=kind, target_ratio=4)
-    assert 0.96 * original <= 4 * nbytes <= original
-    found = said["a"].bound
-    assert type(found) is kind and saved(tree, bound=kind(0.8 * found.bound))[2] > original / 4
-    if kind is jc.io.Relative:
-        again = saved(lambda: iter(tree.items()), bound=kind, target_ratio=4)
-        assert again[1]["a"].bound == found
-
-
-def test_ratios_that_need_no_loss_or_cannot_be_had_are_said():
-    _, said, _ = saved({"zeros": np.zeros(9999, np.float32)}, bound=jc.io.Relative, target_ratio=5)
-    assert said["zeros"] == (jc.io.Relative(0.0), 0.0)
-    noise = {"x": TREE["f32"], "noise": DRAW.integers(0, 256, 9600, np.uint8)}
-    with pytest.raises(UnsupportedInput, match=r"target_ratio of at most 1\.\d+, which ValueRange"):
-        saved(noise, bound=jc.io.ValueRange, target_ratio=5)
-    with pytest.raises(UnsupportedInput, match="function that gives the iterator"):
-        saved(iter(noise.items()), bound=jc.io.ValueRange, target_ratio=5)
-    with pytest.raises(UnsupportedInput, match="target_ratio above 0"):
-        saved(noise, bound=None, target_ratio=5)
