@@ -35,7 +35,8 @@ def show(found, console):
         title, mode, threads = name.split("|")
         best = best_peer(cell)
         table = Table(title=f"{title}, {mode}, {threads} threads", title_justify="left")
-        for column in ("of raw", "ratio", "compress MB/s", "decompress MB/s", "n"):
+        ways = ("save", "restore") if mode == "orbax" else ("compress", "decompress")
+        for column in ("of raw", "ratio", *(f"{way} MB/s" for way in ways), "n"):
             if not table.columns:
                 table.add_column("")
             table.add_column(column, justify="right")

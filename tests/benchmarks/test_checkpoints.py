@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import checkpoints, checkpoints_report, optim_tasks
+from benchmarks import checkpoints, checkpoints_report, checkpoints_turns, optim_tasks
 from benchmarks import checkpoints_data as data
 
 
@@ -29,12 +29,12 @@ def test_states_of_a_run_are_steps_apart(states):
 
 def test_a_turn_counts_the_bytes_of_a_whole_file(tmp_path):
     arrays = data.gaussian(1 << 17)
-    row = checkpoints.in_memory(arrays, 1)
-    ideal = checkpoints.bound(arrays)
+    row = checkpoints_turns.in_memory(arrays, 1)
+    ideal = checkpoints_turns.bound(arrays)
     assert row["raw"] == 1 << 17 and ideal < row["nbytes"] < 1.03 * ideal
     source = tmp_path / "source.safetensors"
-    checkpoints.save_file(arrays, source)
-    file = checkpoints.of_files(source, tmp_path / "target.jxc", 2)
+    checkpoints_turns.save_file(arrays, source)
+    file = checkpoints_turns.of_files(source, tmp_path / "target.jxc", 2)
     assert row["nbytes"] < file["nbytes"] < row["nbytes"] + 1000
     assert min(file["encode"], file["decode"], row["encode"], row["decode"]) > 0
 
