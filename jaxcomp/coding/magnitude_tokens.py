@@ -20,28 +20,28 @@ DIRECT = 8  # magnitudes with a code of their own
 LARGEST = 32  # bits of a magnitude with a code: with signs they fill 248 of 256
 WIDE, WIDE_BITS = 255, 64
 # Bits below the token.
-EXTRA = np.array([max(0, (token // 2 - DIRECT) // 4 + 1) for token in range(WIDE)] + [WIDE_BITS])
-# The least magnitude of a token.
+EXTRA = [max(0, (token // 2 - DIRECT) // 4 + 1) for token in range(WIDE)]
+EXTRA = np.array([*EXTRA, WIDE_BITS], np.uint8)
+# The least magnitude of a token, and the sign.
 _CODES = np.arange(WIDE) // 2
 LEAST = np.where(_CODES < DIRECT, _CODES, (4 + _CODES % 4) << np.maximum(0, _CODES // 4 - 1))
+LEAST = np.append(LEAST, 0)
+SIGNS = np.append(1 - 2 * (np.arange(WIDE) % 2), 1)
 
 
 def to_tokens(v: Int64[np.ndarray, " n"]) -> tuple[UInt8[np.ndarray, " n"], list[np.ndarray]]:
     """(tokens, u8 arrays that joined are the bits below)."""
     magnitude = np.abs(v)
     wide = (magnitude < 0) | (magnitude >> LARGEST > 0)
-    # float64 holds 53 bits; frexp gives 0.5 <= f < 1.
-    n = np.frexp(magnitude.astype(np.float64))[1].astype(np.int64) - 1
+    # The exponent of a float64, which holds all of them exactly.
+    n = (magnitude.astype(np.float64).view(np.int64) >> 52) - 1023
     n = np.clip(n, 3, LARGEST - 1)
     code = DIRECT + 4 * (n - 3) + (magnitude >> (n - 2) & 3)
     code = np.where(magnitude < DIRECT, magnitude, code)
     tokens = np.where(wide, WIDE, 2 * code + (v < 0)).astype(np.uint8)
-    extra = EXTRA[tokens]
-    parts = []
-    for bits in np.unique(extra[extra > 0]):
-        some = np.where(wide, v, magnitude)[extra == bits]
-        parts += _pack(some.view(np.uint64), int(bits))
-    return tokens, parts
+    order, ends = _by_bits(tokens)
+    below = np.where(wide, v, magnitude)[order].view(np.uint64)
+    return tokens, [part for bits, a, b in ends for part in _pack(below[a:b], bits)]
 
 
 def token_bits(v: Int64[np.ndarray, "..."]) -> float:
@@ -54,21 +54,27 @@ def token_bits(v: Int64[np.ndarray, "..."]) -> float:
 
 def from_tokens(tokens: UInt8[np.ndarray, " n"], data: memoryview) -> Int64[np.ndarray, " n"]:
     """The inverse. All of data is used, or CorruptStream is raised."""
-    extra = EXTRA[tokens]
-    v = LEAST[np.minimum(tokens, WIDE - 1)]
-    for bits in np.unique(extra[extra > 0]):
-        here = extra == bits
-        count = np.count_nonzero(here)
-        size = _packed_nbytes(count, int(bits))
+    v = LEAST[tokens]
+    order, ends = _by_bits(tokens)
+    for bits, a, b in ends:
+        size = _packed_nbytes(b - a, bits)
         if size > len(data):
             raise CorruptStream(f"expected {size} bytes below tokens, got {len(data)}; truncated?")
-        some = _unpack(data[:size], count, int(bits)).view(np.int64)
-        v[here] = some if bits == WIDE_BITS else v[here] + some
+        v[order[a:b]] += _unpack(data[:size], b - a, bits).view(np.int64)
         data = data[size:]
     if len(data):
         raise CorruptStream(f"expected the bits below tokens to end, got {len(data)} bytes more")
-    negative = (tokens & 1).astype(bool) & (tokens != WIDE)
-    return np.where(negative, -v, v)
+    return v * SIGNS[tokens]
+
+
+def _by_bits(tokens):
+    """(places in the order of their bits below, [(bits, first, end)] of those that have some)."""
+    extra = EXTRA[tokens]
+    order = np.argsort(extra, kind="stable")
+    count = np.bincount(extra, minlength=WIDE_BITS + 1)
+    ends = np.cumsum(count)
+    there = [int(bits) for bits in np.flatnonzero(count) if bits]
+    return order, [(bits, int(ends[bits] - count[bits]), int(ends[bits])) for bits in there]
 
 
 def _packed_nbytes(count, bits):
