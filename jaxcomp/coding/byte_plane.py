@@ -62,7 +62,8 @@ def write_plane(
     if cargo is None and len(runs := _runs(plane)) > 1:
         parts = [write_plane(run) for run in runs]
         sizes = [RUN.pack(run.size, length(p)) for run, p in zip(runs, parts, strict=True)]
-        return [bytes([RUNS, len(runs)]), *sizes, *itertools.chain(*parts)]
+        parts = [bytes([RUNS, len(runs)]), *sizes, *itertools.chain(*parts)]
+        return parts if length(parts) <= plane.size else raw
     sample = _sample(plane)
     counts = np.bincount(sample, minlength=SYMBOLS)
     if counts.max() == sample.size and (plane == plane[0]).all():
@@ -79,6 +80,11 @@ def carried(parts: list[bytes | np.ndarray]) -> int:
     """Bytes of other cargo in what write_plane has made."""
     mode, log2, *_, flags = HEADER.unpack_from(parts[0])[:6] if len(parts[0]) > 2 else (RAW, 0, 0)
     return 2 << log2 if mode > CONSTANT and flags & CARGO else 0
+
+
+def is_raw(parts: list[bytes | np.ndarray]) -> bool:
+    """Whether write_plane stored the plane as it is: then it is the second of the parts."""
+    return parts[0][0] == RAW
 
 
 def read_plane(data: memoryview, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -39,10 +39,12 @@ def shares(counts: Float[np.ndarray, "classes kinds"]) -> Int64[np.ndarray, "cla
 def best_precision(g: Int64[np.ndarray, "classes kinds"], paired: bool) -> int:
     """The largest at which no frequency is above MOST, and the tables stay in a cache."""
     largest = (g.max() / SHARES) ** (1 + paired)
-    fits = [
-        p for p in PRECISIONS if largest * 2**p < 0.98 * MOST and 4 * len(g) << p <= LARGEST_TABLES
-    ]
-    return max(fits, default=PRECISIONS[0])
+    for p in reversed(PRECISIONS):
+        near = largest * 2**p < 0.98 * MOST and 4 * len(g) << p <= LARGEST_TABLES
+        # What is left over goes to the largest: only the table itself says whether it fits.
+        if near and frequencies(g, p, paired).max() <= MOST:
+            return p
+    return PRECISIONS[0]  # at which no symbol can have more
 
 
 def frequencies(

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.coding.byte_plane import carried, length, read_plane, write_plane
+from jaxcomp.coding.byte_plane import carried, is_raw, length, read_plane, write_plane
 
 RAW, CONSTANT, PLANES, SPARSE, BITS, XOR, SUBTRACT, BOUNDED = range(8)
 NAMES = "raw", "constant", "planes", "sparse", "bits", "delta xor", "delta subtract", "bounded"
@@ -147,7 +147,7 @@ def _encode_planes(values, width, float_):
     parts = [bytes([PLANES, how])]
     *others, last = [write_plane(plane) for plane in planes[1:]] or [None]
     # What the first plane's heads can carry is cut from the last one, where that is raw.
-    raw = last is not None and length(last) > values.size
+    raw = last is not None and is_raw(last)
     first = write_plane(planes[0], width, planes[-1] if raw else planes[-1][:0])
     if raw:
         last[1] = last[1][carried(first) :]
@@ -221,6 +221,8 @@ def _decode_planes(body, values):
     coded, body = _cut(body[1:])
     first, cargo = read_plane(coded, values.size)
     planes, more = [first], cargo.size
+    if more > values.size:
+        raise CorruptStream(f"expected heads that carry at most {values.size} bytes, got {more}")
     for i in range(1, values.itemsize):
         coded, body = _cut(body)
         carried_here = cargo if i == values.itemsize - 1 else cargo[:0]

@@ -11,6 +11,7 @@ from jaxcomp.coding.byte_plane import (
     RUNS,
     SINGLES,
     carried,
+    is_raw,
     length,
     read_plane,
     write_plane,
@@ -98,3 +99,10 @@ def test_headers_that_no_writer_made_are_refused():
     for bad in (b"", data[:9], data[:-1], data + b"0"):
         with pytest.raises(CorruptStream):
             read_plane(memoryview(bad), 9001)
+
+
+def test_runs_that_do_not_pay_are_not_written():
+    plane = RNG.integers(0, 256, 1 << 18).astype(np.uint8)
+    plane[: 1 << 17 : 16] = RNG.integers(0, 200, 1 << 13)  # all that is looked at
+    parts = write_plane(plane)
+    assert is_raw(parts) and len(parts[1]) == plane.size

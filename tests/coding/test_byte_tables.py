@@ -36,3 +36,12 @@ def test_frequencies_are_near_the_shares(paired, kinds):
 def test_shares_of_what_was_never_seen():
     g = shares(np.zeros((2, 7)))
     assert (g.sum(1) == SHARES).all() and g.min() >= 1
+
+
+def test_what_rounding_leaves_over_never_lifts_a_frequency_above_the_most():
+    for share in np.linspace(0.488, 0.495, 40):  # of one kind; the others are equal
+        counts = np.full((1, 16), (1 - share) / 15 * 1e6)
+        counts[0, 0] = share * 1e6
+        g = shares(counts)
+        precision = best_precision(g, True)
+        assert frequencies(g, precision, True).max() <= MOST and precision >= 13
