@@ -1,11 +1,13 @@
 """One chunk of an array of floats <-> bytes, with an error that no value exceeds.
 
     u8   7 bounded     (kinds 0 to 6, without loss, are tensor_chunk.py's)
-    u8   grid          0 uniform, 1 logarithmic, 2 bits (error_bound_grid.py)
-    u8   axes          of which differences are taken: 1 the last, 2 the one before, 4 the others
+    u8   grid          0 uniform, 1 logarithmic, 2 bits (error_bound_grid.py), 3 interpolated
+                       (interpolation.py)
+    u8   axes          of which differences are taken: 1 the last, 2 the one before, 4 the others;
+                       8 where tokens are LZMA (lempel_ziv.py)
     u32  width, height: values along the last axis, and along the one before
     f64  step, or rho
-    f64  giant
+    f64  giant, or the fineness
     i64  levels in a period, or the step of bits
     u8   octaves in a period
     i64  middle        subtracted from levels where no differences are taken; else from the first
@@ -41,15 +43,20 @@ from jaxcomp.coding.error_bound_grid import (
     within_absolute,
     within_relative,
 )
+from jaxcomp.coding.interpolation import decode as decode_interpolated
+from jaxcomp.coding.interpolation import encode as encode_interpolated
+from jaxcomp.coding.lempel_ziv import pack, unpack
 from jaxcomp.coding.magnitude_tokens import from_tokens, to_tokens, token_bits
 from jaxcomp.coding.tensor_chunk import BOUNDED, decode_chunk, encode_chunk
 
-UNIFORM, LOGARITHMIC, BITS = range(3)
+UNIFORM, LOGARITHMIC, BITS, INTERPOLATED = range(4)
+FINENESS = 1.0, 1.25  # of coarse strides, which are tried
 HEADER = struct.Struct("<BBBIIddqBqq")
 LENGTH = struct.Struct("<I")
 SAMPLE = 1 << 15  # values that choose the axes: blocks of neighbours
 FLOATS = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}  # bits of mantissa
-AXES = 8
+AXES, PACKED = 7, 8
+LEAST_PACKED = 4096  # tokens: fewer hardly repeat
 
 
 class Header(NamedTuple):
@@ -134,16 +141,19 @@ def decode_any(
         parts.append(body[LENGTH.size :][:size])
         body = body[LENGTH.size + size :]
     _, grid, axes, width, height, *_ = header
-    if len(body) or grid > BITS or axes >= AXES or not width or not height:
+    if len(body) or grid > INTERPOLATED or axes > AXES + PACKED or not width or not height:
         raise CorruptStream("expected the header of a chunk with a bound, got another; damaged?")
     if count % (width * height):
         raise CorruptStream(f"expected rows of {count} values, got {height} x {width}")
-    tokens = decode_chunk(parts[0], np.uint8, count)
-    levels = _sums(from_tokens(tokens, parts[1]).reshape(-1, height, width), axes, header.middle)
+    packed = axes & PACKED
+    tokens = unpack(parts[0], count) if packed else decode_chunk(parts[0], np.uint8, count)
+    levels = from_tokens(tokens, parts[1])
+    if grid != INTERPOLATED:
+        levels = _sums(levels.reshape(-1, height, width), axes, header.middle)
     there = _unpacked(parts[3], count)
     exact = decode_chunk(parts[4], dtype, int(np.count_nonzero(there)))
-    signs = None if grid == UNIFORM else _unpacked(parts[2], count)
-    if grid == UNIFORM and len(parts[2]):
+    signs = _unpacked(parts[2], count) if grid in (LOGARITHMIC, BITS) else None
+    if signs is None and len(parts[2]):
         raise CorruptStream("expected no signs, got some; damaged?")
     values = _values(levels, header, signs, dtype)
     values[there] = exact
@@ -161,9 +171,17 @@ def _encode(x, bound, relative):
     levels = _held(levels, good).reshape(-1, header.height, header.width)
     axes = _best_axes(levels)
     header = header._replace(axes=axes, middle=_middle(levels, axes))
-    tokens, below = to_tokens(_differences(levels, axes, header.middle))
+    symbols = _differences(levels, axes, header.middle)
+    if axes and not relative:  # smooth
+        header, symbols, good, values = _smoothest(flat, wide, bound, header, symbols, good, values)
+    tokens, below = to_tokens(symbols)
+    coded = encode_chunk(tokens.reshape(-1, header.width))
+    if (axes or len(coded) < tokens.size / 8) and tokens.size >= LEAST_PACKED:
+        packed = pack(tokens)
+        if len(packed) < len(coded):
+            coded, header = packed, header._replace(axes=header.axes | PACKED)
     parts = [
-        encode_chunk(tokens.reshape(-1, header.width)),
+        coded,
         b"".join(below),
         encode_chunk(np.packbits(signs)) if relative else b"",
         encode_chunk(np.packbits(~good)),
@@ -192,6 +210,25 @@ def _quantized(x, flat, bound, relative):
         within = within_relative if relative else within_absolute
         good &= within(wide, values.astype(np.float64), bound)
     return header, levels, good, values, signs, wide
+
+
+def _smoothest(flat, wide, bound, header, symbols, good, values):
+    """Header, symbols, good and values of what takes the fewest bits: these, or interpolated."""
+    exact = 8.0 * flat.itemsize
+    least = token_bits(symbols) + exact * np.count_nonzero(~good)
+    best = header, symbols, good, values
+    first = float(header.middle) * header.step
+    field = wide.reshape(-1, header.height, header.width)
+    for fineness in FINENESS:
+        with np.errstate(all="ignore"):
+            k, y = encode_interpolated(field, first, header.step, fineness)
+            made = y.reshape(-1).astype(flat.dtype)
+            holds = within_absolute(wide, made.astype(np.float64), bound) & np.isfinite(wide)
+        bits = token_bits(k) + exact * np.count_nonzero(~holds)
+        if bits < least:
+            said = header._replace(grid=INTERPOLATED, axes=0, giant=fineness)
+            least, best = bits, (said, k, holds, made)
+    return best
 
 
 def _grid(bound, relative, dtype):
@@ -224,6 +261,13 @@ def _levels(wide, flat, header, bound):
 def _values(levels, header, signs, dtype):
     """Flat values of levels: what a decoder makes, and an encoder checks."""
     with np.errstate(all="ignore"):
+        if header.grid == INTERPOLATED:
+            if not 1 <= header.giant <= FINENESS[-1]:
+                raise CorruptStream("expected an interpolated field, got another; damaged?")
+            shape = levels.size // (header.height * header.width), header.height, header.width
+            first = float(header.middle) * header.step
+            y = decode_interpolated(levels, shape, first, header.step, header.giant)
+            return y.reshape(-1).astype(dtype)
         if header.grid == UNIFORM:
             return (levels * header.step).astype(dtype)
         if header.grid == LOGARITHMIC:
@@ -299,7 +343,9 @@ def _best_axes(levels):
         return token_bits(found - (0 if axes else int(np.median(found)))) / found.size
 
     possible = [
-        a for a in range(AXES) if all(block.shape[2 - i] > 1 or not a >> i & 1 for i in range(3))
+        a
+        for a in range(AXES + 1)
+        if all(block.shape[2 - i] > 1 or not a >> i & 1 for i in range(3))
     ]
     return min(possible, key=cost)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.coding.bounded_chunk import BOUNDED, FLOATS, decode_any, encode_bounded
+from jaxcomp.coding.bounded_chunk import BOUNDED, FLOATS, INTERPOLATED, decode_any, encode_bounded
 from jaxcomp.coding.tensor_chunk import decode_chunk, encode_chunk
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden/bounded_chunk_v1.bin"
@@ -85,14 +85,25 @@ def test_relative_levels_are_fewer_than_rounded_mantissas():
     assert len(coded.data) < 0.96 * len(encode_chunk(rounded))
 
 
-def test_smooth_fields_are_coded_by_differences_along_each_axis():
+def test_smooth_fields_are_interpolated_rough_ones_coded_by_differences_and_noise_by_neither():
     at = np.stack(np.meshgrid(*[np.linspace(0, 3, n) for n in (4, 48, 80)], indexing="ij"))
     field = np.sin(at[0] + 2 * at[1]) * np.cos(at[2]) + 2
-    noise = np.random.default_rng(0).standard_normal(field.shape)
-    smooth, rough = check(field, 1e-4, False), check(noise, 1e-2, False)
-    assert smooth.data[2] & 3 and rough.data[2] == 0  # the axes
-    assert len(smooth.data) < field.nbytes / 10
+    draw = np.random.default_rng(0)
+    noise, walk = draw.standard_normal(field.shape), draw.standard_normal(field.shape).cumsum(-1)
+    smooth, rough, none = (
+        check(x, b, False) for x, b in ((field, 1e-4), (walk, 0.1), (noise, 0.01))
+    )
+    assert [one.data[1] for one in (smooth, rough, none)] == [INTERPOLATED, 0, 0]
+    assert [one.data[2] & 7 for one in (smooth, rough, none)] == [0, 1, 0]  # the axes
+    assert len(smooth.data) < field.nbytes / 25
     assert check(field.astype(np.float32), 1e-4, True).data[2] & 3
+    holes = np.where(draw.random(field.shape) < 0.01, np.nan, field)
+    assert check(holes, 1e-4, False).data[1] == INTERPOLATED
+
+
+def test_tokens_that_repeat_are_packed():
+    x = np.tile(np.random.default_rng(0).standard_normal((1, 256)), (64, 1)).astype(np.float32)
+    assert len(check(x + np.float32(0.1), 1e-3, False).data) < x.nbytes / 60
 
 
 def test_a_chunk_without_loss_is_written_where_it_is_smaller():
@@ -123,9 +134,9 @@ def test_bytes_do_not_change():
 
 def test_damaged_chunks_are_named_or_read():
     draw = np.random.default_rng(3)
-    x = draw.standard_normal((8, 64)).astype(np.float32)
-    named = 0
-    for relative in (False, True):
+    rough = draw.standard_normal((8, 64)).astype(np.float32)
+    smooth, named = np.sin(np.arange(8192.0) / 50).reshape(64, 128), 0
+    for x, relative in ((rough, False), (rough, True), (smooth, False)):
         data = encode_bounded(x, 0.01, relative=relative).data
         assert data[0] == BOUNDED
         for _ in range(150):
