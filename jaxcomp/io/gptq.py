@@ -28,12 +28,14 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 def from_gptq(arrays: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """{X.weight: leaf [out, in]} of a checkpoint's arrays by name; others stay as they are.
 
-    config: its quantization_config, of which checkpoint_format alone matters: "gptq_v2" is version
-    2, all else version 1. Bits and groups are read off the shapes. CorruptStream where those
-    contradict each other.
+    config: its quantization_config, where checkpoint_format "gptq_v2" is version 2, all else is
+    version 1. Bits and groups are read off the shapes, and bits off config where outputs are so few
+    that several would do. CorruptStream where those contradict each other.
     """
-    version = 2 if (config or {}).get("checkpoint_format") == "gptq_v2" else 1
-    return read_modules(arrays, PARTS, lambda name, parts: _leaf(name, parts, version))
+    config = config or {}
+    version = 2 if config.get("checkpoint_format") == "gptq_v2" else 1
+    said = config.get("bits")
+    return read_modules(arrays, PARTS, lambda name, parts: _leaf(name, parts, version, said))
 
 
 def to_gptq(tree: Mapping[str, Any], *, version: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -82,11 +84,11 @@ def write_modules(tree, parts, config):
     return arrays, config(grids)
 
 
-def _leaf(name: str, parts: dict[str, np.ndarray], version: int) -> Any:
+def _leaf(name: str, parts: dict[str, np.ndarray], version: int, said: Any) -> Any:
     if missing := [part for part in PARTS[:3] if part not in parts]:
         raise CorruptStream(f"expected {', '.join(missing)} beside {name}.qweight, got none")
     qweight, qzeros, scales = (parts[part] for part in PARTS[:3])
-    bits = _bits(name, qweight, qzeros, scales)
+    bits = _bits(name, qweight, qzeros, scales, parts.get("g_idx"), said)
     size, outputs, groups = len(qweight) * 32 // bits, scales.shape[1], scales.shape[0]
     if size % groups:
         raise CorruptStream(
@@ -110,15 +112,23 @@ def uniform(codes, scales, zeros, bits, order):
     )
 
 
-def _bits(name, qweight, qzeros, scales):
-    for bits in BITS if qweight.ndim == qzeros.ndim == scales.ndim == 2 else ():
-        good = qzeros.shape == (scales.shape[0], words_for(scales.shape[1], bits))
-        if good and qweight.shape[1] == scales.shape[1] and len(qweight) * 32 % bits == 0:
-            if qweight.dtype == qzeros.dtype == np.int32 and qweight.size and scales.size:
-                return bits
+def _bits(name, qweight, qzeros, scales, order, said):
+    fits = []
+    if qweight.ndim == qzeros.ndim == scales.ndim == 2 and qweight.size and scales.size:
+        if qweight.dtype == qzeros.dtype == np.int32 and qweight.shape[1] == scales.shape[1]:
+            shapes = {bits: (len(scales), words_for(scales.shape[1], bits)) for bits in BITS}
+            fits = [b for b in BITS if qzeros.shape == shapes[b] and len(qweight) * 32 % b == 0]
+    sizes = {bits: (len(qweight) * 32 // bits,) for bits in fits}
+    if len(fits) > 1 and order is not None:
+        fits = [bits for bits in fits if order.shape == sizes[bits]]
+    if len(fits) > 1:
+        fits = [bits for bits in fits if bits == said]
+    if len(fits) == 1:
+        return fits[0]
     raise CorruptStream(
         f"expected GPTQ arrays of {BITS} bits in int32, got qweight {qweight.dtype} {qweight.shape}"
-        f", qzeros {qzeros.shape}, scales {scales.shape} in {name}; name the layout it has"
+        f", qzeros {qzeros.shape}, scales {scales.shape} in {name}; name the layout it has, and "
+        "its bits in config"
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp.formats.format import Format
 from jaxcomp.formats.selected import Selected
 from jaxcomp.io.gptq import from_gptq, to_gptq
 
@@ -65,6 +66,20 @@ def test_a_weight_of_ours_there_and_back():
     back = from_gptq(arrays, config)
     np.testing.assert_array_equal(back["x.weight"].dense(), np.asarray(leaf.dense(), np.float16).T)
     assert back["x.weight"].zeros is None and list(back) == ["x.weight", "x.bias"]
+
+
+@pytest.mark.parametrize(("bits", "outputs"), [(4, 8), (8, 4)])
+def test_few_outputs_fill_one_word_at_any_bits(bits, outputs):
+    w = jnp.asarray(np.random.default_rng(0).standard_normal((outputs, 64)), jnp.float32)
+    format = Format(bits, 16, zero="uint8", scale="float16")
+    leaf = jc.formats.quantize(w, format, -1)
+    arrays, config = to_gptq({"x.weight": leaf})
+    bare = {name: x for name, x in arrays.items() if name != "x.g_idx"}
+    for given in ((arrays, {}), (arrays, config), (bare, config)):
+        back = from_gptq(*given)["x.weight"]
+        np.testing.assert_array_equal(back.dense(), np.asarray(leaf.dense(), np.float16))
+    with pytest.raises(CorruptStream, match="its bits in config"):
+        from_gptq(bare)
 
 
 def test_refusals(arrays):
