@@ -15,8 +15,8 @@
 The same handler goes to `ocp.AsyncCheckpointer(handler)` and `ocp.Checkpointer(handler)`. It is
 Orbax's own for pytrees with other handlers of jax.Array and np.ndarray; nothing is registered for
 the process. Folders, steps, what is kept, atomic renames and waiting stay Orbax's: a save that is
-killed leaves the folder that Orbax would. Its arguments are PyTreeSave and PyTreeRestore; Orbax
-refuses StandardSave, which belongs to a handler that takes no others for leaves.
+killed leaves the folder that Orbax would. Its arguments are PyTreeSave and PyTreeRestore;
+StandardSave, of a handler that takes no others for leaves, fails in Orbax with an AttributeError.
 
 Every process writes one file, `jaxcomp.arrays.<process>.jxc` (shard_files.py), with the shards
 that it has and no other writes: of replicas one, of many replicated leaves each process some.
@@ -56,7 +56,8 @@ def orbax_handler(*, max_nbytes: int | None = None) -> ocp.PyTreeCheckpointHandl
     """What a checkpointer takes: saves and restores arrays bit for bit, in fewer bytes.
 
     Any dtype that jax has, random keys, arrays of no size, compressed leaves, optimizer states.
-    Numbers and strings are saved as Orbax does, and so are its checkpoints restored.
+    Numbers and strings are saved as Orbax does, and so are its checkpoints restored; what was saved
+    as a number can be asked for as an array of one value, and the other way round.
 
     max_nbytes: what leaves may take together when the caller names no shape for them; by default
         4 GiB, or 16 times the files where that is more.
@@ -67,6 +68,7 @@ def orbax_handler(*, max_nbytes: int | None = None) -> ocp.PyTreeCheckpointHandl
     """
     known = ocp.type_handlers.supported_types()
     handlers = {kind: ocp.type_handlers.get_type_handler(kind) for kind in known}
+    handlers |= dict.fromkeys((int, float, np.number), _ScalarHandler())
     handlers |= {np.ndarray: _NumpyHandler(max_nbytes), jax.Array: _ArrayHandler(max_nbytes)}
     registry = ocp.type_handlers.create_type_handler_registry(*handlers.items())
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
@@ -93,18 +95,17 @@ class _ArrayHandler(ocp.type_handlers.ArrayHandler):
         return [ocp.future.CommitFutureAwaitingContractedSignals(job, name="jaxcomp_arrays")]
 
     async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
-        with contextlib.ExitStack() as stack:
-            found = _open_all(infos[0].parent_dir, stack)
-            if not found:
-                return await super().deserialize(infos, args)
-            args = args or [ocp.ArrayRestoreArgs()] * len(infos)
-            if any(_sharding(arg) is None for arg in args):
-                saved = [meta.sharding for meta in await self.metadata(infos)]
-            else:
-                saved = [None] * len(infos)
-            room = _Room(self._max_nbytes, found)
-            asked = zip(infos, args, saved, strict=True)
-            return [_restored(found, info.name, arg, s, room) for info, arg, s in asked]
+        args = args or [ocp.ArrayRestoreArgs()] * len(infos)
+        return await _deserialized(infos, args, self._read, super().deserialize)
+
+    async def _read(self, found, infos, args):
+        if any(_sharding(arg) is None for arg in args):
+            saved = [meta.sharding for meta in await self.metadata(infos)]
+        else:
+            saved = [None] * len(infos)
+        room = _Room(self._max_nbytes, found)
+        asked = zip(infos, args, saved, strict=True)
+        return [_restored(found, info.name, arg, s, room) for info, arg, s in asked]
 
 
 class _NumpyHandler(ocp.type_handlers.NumpyHandler):
@@ -133,20 +134,38 @@ class _NumpyHandler(ocp.type_handlers.NumpyHandler):
         return [ocp.future.CommitFutureAwaitingContractedSignals(job, name="jaxcomp_numpy")]
 
     async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
-        with contextlib.ExitStack() as stack:
-            found = _open_all(infos[0].parent_dir, stack)
-            if not found:
-                return await super().deserialize(infos, args)
-            args, out = args or [ocp.RestoreArgs()] * len(infos), []
-            room = _Room(self._max_nbytes, found)
-            for info, arg in zip(infos, args, strict=True):
-                shards, leaf = _find(found, info.name)
-                box = Box((0,) * len(leaf.shape), leaf.shape)
-                room.take([box], leaf.dtype)
-                out.append(
-                    shards.read(leaf.name, [box])[0].astype(arg.dtype or leaf.dtype, copy=False)
+        args = args or [ocp.RestoreArgs()] * len(infos)
+        return await _deserialized(infos, args, self._read, super().deserialize)
+
+    async def _read(self, found, infos, args):
+        out, room = [], _Room(self._max_nbytes, found)
+        for info, arg in zip(infos, args, strict=True):
+            shards, leaf = _find(found, info.name)
+            box = Box((0,) * len(leaf.shape), leaf.shape)
+            room.take([box], leaf.dtype)
+            out.append(shards.read(leaf.name, [box])[0].astype(arg.dtype or leaf.dtype, copy=False))
+        return out
+
+
+class _ScalarHandler(ocp.type_handlers.ScalarHandler):
+    """Numbers, which Orbax writes; and arrays of one value where a number is asked for."""
+
+    async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
+        args = args or [ocp.RestoreArgs()] * len(infos)
+        return await _deserialized(infos, args, self._read, super().deserialize)
+
+    async def _read(self, found, infos, args):
+        out = []
+        for info, arg in zip(infos, args, strict=True):
+            shards, leaf = _find(found, info.name)
+            if leaf.shape:
+                raise UnsupportedInput(
+                    f"{leaf.name}: expected one value for a number, got an array {leaf.shape}; "
+                    "ask for an array"
                 )
-            return out
+            number = shards.read(leaf.name, [Box((), ())])[0].item()
+            out.append(arg.restore_type(number) if arg.restore_type else number)
+        return out
 
 
 class _Room:
@@ -226,11 +245,22 @@ def _open_all(folder, stack):
     ]
 
 
+async def _deserialized(infos, args, read, read_others):
+    """read(found, infos, args) of leaves that are in our files, read_others(infos, args) of those
+    that Orbax wrote: numbers, and all of its own checkpoints."""
+    with contextlib.ExitStack() as stack:
+        found = _open_all(infos[0].parent_dir, stack)
+        pairs = list(zip(infos, args, strict=True))
+        ours = [any(info.name in shards.leaves for shards in found) for info in infos]
+        mine = [pair for pair, our in zip(pairs, ours, strict=True) if our]
+        rest = [pair for pair, our in zip(pairs, ours, strict=True) if not our]
+        done = iter(await read(found, *zip(*mine, strict=True)) if mine else ())
+        others = iter(await read_others(*map(list, zip(*rest, strict=True))) if rest else ())
+        return [next(done if our else others) for our in ours]
+
+
 def _find(found, name):
-    for shards in found:
-        if name in shards.leaves:
-            return shards, shards.leaves[name]
-    raise UnsupportedInput(f"expected a leaf of the checkpoint, got {name!r}; metadata lists them")
+    return next((shards, shards.leaves[name]) for shards in found if name in shards.leaves)
 
 
 def _with_dtypes(metas, infos):

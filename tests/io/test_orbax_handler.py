@@ -48,6 +48,18 @@ def test_nothing_is_registered_and_what_orbax_wrote_is_read(tmp_path):
         assert checkpointer.metadata(tmp_path / "x").item_metadata.tree["w"].shape == (4, 2)
 
 
+def test_numbers_and_arrays_of_one_value_are_asked_for_as_either(tmp_path):
+    one = jax.ShapeDtypeStruct((), np.int32, sharding=place(0, 8).sharding)
+    with ocp.Checkpointer(jc.io.orbax_handler()) as checkpointer:
+        tree = {"number": 3, "array": jnp.float32(2.5), "numpy": np.array(7), "many": np.ones(2)}
+        checkpointer.save(tmp_path / "x", args=ocp.args.PyTreeSave(tree))
+        wanted = {"number": one, "array": 0.0, "numpy": 0, "many": tree["many"]}
+        found = checkpointer.restore(tmp_path / "x", args=arguments(wanted))
+        same(found, {"number": place(np.int32(3), 8), "array": 2.5, "numpy": 7, "many": np.ones(2)})
+        with pytest.raises(UnsupportedInput, match=r"many: expected one value .* \(2,\)"):
+            checkpointer.restore(tmp_path / "x", args=arguments({**wanted, "many": 0}))
+
+
 def train_state():
     random = np.random.default_rng(1)
     w = random.normal(size=(64, 8)).astype(np.float32)
