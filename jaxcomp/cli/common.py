@@ -123,12 +123,12 @@ def _buffer(stream: Any, what: str) -> BufferedIOBase:
     return buffer
 
 
-def check_output(path: str, *, inputs: Iterable[str] = ()) -> None:
+def check_output(path: str, *, inputs: Iterable[str | None] = ()) -> None:
     """Refuse an output that would destroy its own input, or that has no folder to go to."""
     if path == PIPE:
         return
     for source in inputs:
-        if source != PIPE and os.path.exists(path) and os.path.samefile(source, path):
+        if source not in (None, PIPE) and os.path.exists(path) and os.path.samefile(source, path):
             raise UnsupportedInput(f"{shown(path)} is the input itself; choose another output")
     folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):

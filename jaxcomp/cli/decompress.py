@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """A photo or a model, as the first bytes say."""
     if not os.path.isdir(arguments.output):
-        common.check_output(arguments.output, inputs=[arguments.input])
+        common.check_output(arguments.output, inputs=[arguments.input, arguments.base])
     with common.judged(arguments.input) as (version, source):
         if version == 2:
             common.refuse_options(arguments, ["weights"], "photos")

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"expected OUT.npy or OUT.safetensors, got {common.shown(arguments.output)}"
         )
     start, stop = _rows(arguments.rows)
-    common.check_output(arguments.output, inputs=[arguments.input])
+    common.check_output(arguments.output, inputs=[arguments.input, arguments.base])
     begun = time.perf_counter()
     with common.judged(arguments.input) as (_, source), common.naming(arguments.input):
         from jaxcomp.io.array_files import write_array

@@ -148,6 +148,13 @@ class Reader:
             )
         return data
 
+    def is_at(self, path: str | os.PathLike[str]) -> bool:
+        """Whether this file is what stands at path, which may be a link to it."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(path))
+        except (OSError, AttributeError):  # there is none at path, or this one is in memory
+            return False
+
     def sha256(self) -> str:
         """Of the whole file, read once from end to end, in hexadecimal digits."""
         hasher = hashlib.sha256()

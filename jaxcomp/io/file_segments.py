@@ -71,7 +71,8 @@ def npy_segments(file: BufferedIOBase, size: int, name: str) -> list[Segment]:
     if length > min(size, NPY_LIMIT):
         _refuse("a .npy header", f"one of {length} bytes")
     try:
-        header = ast.literal_eval(file.read(length).decode("utf-8").strip())
+        encoding = "utf-8" if head[6:7] == b"\x03" else "latin-1"
+        header = ast.literal_eval(file.read(length).decode(encoding).strip())
         dtype = np.lib.format.descr_to_dtype(header["descr"])
         shape, fortran = header["shape"], header["fortran_order"]
         good = all(type(n) is int and n >= 0 for n in shape) and type(fortran) is bool

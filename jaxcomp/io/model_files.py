@@ -69,6 +69,8 @@ def compress_file(
     kind, files, folders = survey(source)
     with contextlib.ExitStack() as stack:
         before = opened(base, stack)
+        if before is not None:
+            before.check_target(target)
         named = isinstance(target, (str, os.PathLike))
         file = stack.enter_context(replacing(target)) if named else target
         options = {"base": before, "threads": threads, "progress": progress}

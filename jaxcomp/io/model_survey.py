@@ -68,7 +68,11 @@ def _members(source: str):
         archive = zipfile.ZipFile(source)
     except zipfile.BadZipFile as error:
         raise UnsupportedInput(f"expected an .npz file, got no zip archive ({error})") from None
-    found = []
+    found, names = [], archive.namelist()
+    if len(set(names)) != len(names):
+        raise UnsupportedInput(
+            "expected a name of its own for each array in an .npz, got one twice"
+        )
     for info in archive.infolist():
         if not is_inside(info.filename) or info.flag_bits & 1:
             raise UnsupportedInput(f"expected plain .npy files in it, got {info.filename!r:.80}")

@@ -194,6 +194,16 @@ class Tensors:
             before = None if like is None else self._base.flat(like, at, at + count)
         return decode_any(data, row.dtype, count, base=before, out=out)
 
+    def check_target(self, target: Any) -> None:
+        """UnsupportedInput where a delta at target would replace this base, or the base of it."""
+        named = isinstance(target, (str, os.PathLike))
+        if named and self._file.is_at(target):
+            raise UnsupportedInput(
+                f"{target} is the base, without which the delta cannot be read; write it elsewhere"
+            )
+        if self._base is not None:
+            self._base.check_target(target)
+
     def _checked_base(self) -> "Tensors":
         """The base, once its bytes were found to be those that the file names."""
         named = self.header["base"]

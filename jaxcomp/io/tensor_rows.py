@@ -12,6 +12,7 @@ no array: headers, small files.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,13 +74,18 @@ class Row(NamedTuple):
 
 
 def make_row(name: str | None, dtype: Any, shape: Any, first: int, chunk_nbytes: int) -> Row:
-    """The row of an array that is to be written. UnsupportedInput for other dtypes."""
+    """The row of an array that is to be written. UnsupportedInput for what could not be read."""
     found = np.dtype(dtype)
     if found.name not in DTYPES:
         raise UnsupportedInput(
             f"{name}: expected a dtype among {', '.join(DTYPES)}, got {found}; view it as bytes"
         )
     shape = tuple(map(int, shape))
+    if not _fits(shape):
+        raise UnsupportedInput(
+            f"{name}: expected at most {RANK_LIMIT} axes, each below 2**48, got {len(shape)} up to "
+            f"{max(shape)}; reshape it"
+        )
     return Row(name, dtype_of(found.name), shape, first, cut(shape, found, chunk_nbytes))
 
 
@@ -134,13 +140,17 @@ def read_rows(file: Reader) -> list[Row]:
 
 def _row(entry: Any, first: int, chunk_nbytes: int) -> Row:
     good = isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], list)
-    good = good and (entry[0] is None or isinstance(entry[0], str)) and len(entry[2]) <= RANK_LIMIT
-    if not good or not all(type(n) is int and 0 <= n < 1 << 48 for n in entry[2]):
+    good = good and (entry[0] is None or isinstance(entry[0], str))
+    if not good or not all(type(n) is int for n in entry[2]) or not _fits(entry[2]):
         raise CorruptStream(f"expected an array's name, dtype and shape, got {ascii(entry)[:80]}")
-    if math.prod(n for n in entry[2] if n) >= 1 << 56:
-        raise CorruptStream(f"expected an array that fits a memory, got {entry[2]}")
     dtype, shape = dtype_of(entry[1]), tuple(entry[2])
     return Row(entry[0], dtype, shape, first, cut(shape, dtype, chunk_nbytes))
+
+
+def _fits(shape: Sequence[int]) -> bool:
+    """Whether NumPy and a memory have such arrays, also where they are empty."""
+    good = len(shape) <= RANK_LIMIT and all(0 <= n < 1 << 48 for n in shape)
+    return good and math.prod(n for n in shape if n) < 1 << 56
 
 
 def check_room(nbytes: int, limit: int) -> None:

@@ -83,7 +83,14 @@ class TensorWriter:
                 f"{name}: expected an array whose shards are all on this host, got one of several "
                 "hosts; gather it, or save it through Orbax"
             )
-        x = np.asarray(x)
+        if isinstance(x, np.ma.MaskedArray):
+            raise UnsupportedInput(
+                f"{name}: expected an array, got one with a mask; save x.data and x.mask"
+            )
+        try:
+            x = np.asarray(x)
+        except (TypeError, ValueError) as error:  # keys of jax.random, ragged lists
+            raise UnsupportedInput(f"{name}: expected an array of numbers: {error}") from None
         flat = x.reshape(-1)  # a view, or a copy where x is not in C order
 
         def parts(step: int) -> Iterator[np.ndarray]:

@@ -55,7 +55,7 @@ def save_tensors(
     tree: a pytree, or an iterator of (name, array or function that returns one), which is taken
         one by one: then no two arrays need be in memory.
     base: a previous file, or what open_tensors made of it: what changed is coded where smaller, and
-        the same base is needed to load.
+        the same base is needed to load. It is never the file that is replaced.
     bound: Absolute(e), Relative(r) or ValueRange(r), which no value of the float arrays exceeds
         (error_bound.py); None keeps all bits. where(path, array): the arrays that it is for.
     target_ratio: find the least bound at which the file is so many times smaller than the arrays;
@@ -66,6 +66,8 @@ def save_tensors(
     """
     with contextlib.ExitStack() as stack:
         before = opened(base, stack)
+        if before is not None:
+            before.check_target(path)
         options = {"base": before, "threads": threads, "chunk_nbytes": chunk_nbytes}
         if target_ratio is not None:
             bound = _found(tree, bound, where, target_ratio, options)

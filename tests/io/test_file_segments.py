@@ -108,6 +108,17 @@ def test_files_that_are_not_what_their_names_say(tmp_path, name):
         file_segments(tmp_path / name)
 
 
+@pytest.mark.filterwarnings("ignore:Stored array in format")
+def test_headers_of_every_version_of_npy(tmp_path):
+    for field in ("\u00e9", "\u5b57"):  # in Latin-1 in version 1, in UTF-8 in version 3
+        np.save(tmp_path / "x.npy", np.zeros(5, [(field, "f4")]))
+        assert not arrays(tmp_path / "x.npy")
+    for version in ((1, 0), (2, 0), (3, 0)):
+        with open(tmp_path / "x.npy", "wb") as file:
+            np.lib.format.write_array(file, np.arange(5), version)
+        same(arrays(tmp_path / "x.npy"), {"array": np.arange(5)})
+
+
 def test_python_objects_are_refused_unopened(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(jc.UnsupportedInput, match="Python objects, which only a pickle"):

@@ -124,6 +124,11 @@ def test_archives_keep_their_arrays_and_open_no_pickle(tmp_path):
         archive.writestr("../x.npy", b"")
     with pytest.raises(jc.UnsupportedInput, match="plain .npy files"):
         compress_file(tmp_path / "x.npz", tmp_path / "x.jxc")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive, pytest.warns(match="Duplicate"):
+        archive.writestr("x.npy", b"")
+        archive.writestr("x.npy", b"")
+    with pytest.raises(jc.UnsupportedInput, match="got one twice"):
+        compress_file(tmp_path / "x.npz", tmp_path / "x.jxc")
 
 
 def test_a_delta_of_a_model_takes_its_base(tmp_path):
@@ -136,6 +141,8 @@ def test_a_delta_of_a_model_takes_its_base(tmp_path):
     assert done.nbytes < 0.1 * whole
     decompress_file(tmp_path / "b.jxc", tmp_path / "back", base=tmp_path / "a.jxc")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    with pytest.raises(jc.UnsupportedInput, match="a.jxc is the base, without which"):
+        compress_file(tmp_path / "b.safetensors", tmp_path / "a.jxc", base=tmp_path / "a.jxc")
     with pytest.raises(jc.UnsupportedInput, match="a delta, expected base="):
         decompress_file(tmp_path / "b.jxc", tmp_path / "none")
     assert not (tmp_path / "none").exists()

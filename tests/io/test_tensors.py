@@ -133,7 +133,11 @@ def test_a_delta_is_small_and_takes_its_base_and_no_other(tmp_path):
     assert jc.io.save_tensors(second, after, base=first) < 0.2 * whole
     loaded = jc.io.load_tensors(second, base=first)
     assert jax.tree.all(jax.tree.map(lambda a, b: bits(a) == bits(b), loaded, after))
+    os.symlink(first, tmp_path / "link")
     with jc.io.open_tensors(second, base=first) as base:  # a chain
+        for path, like in ((first, first), (tmp_path / "link", base), (second, base)):
+            with pytest.raises(jc.UnsupportedInput, match="is the base, without which the delta"):
+                jc.io.save_tensors(path, after, base=like)
         jc.io.save_tensors(third, after, base=base)
         file = jc.io.load_tensors(third, base=base)
         assert bits(file["w"]) == bits(after["w"])
@@ -183,6 +187,10 @@ def test_what_cannot_be_saved_is_named_and_leaves_the_old_file(tmp_path):
         ({"a/b": np.ones(1), "a": {"b": np.ones(1)}}, "a/b twice"),
         (iter([("a", np.ones(1)), ("a", np.ones(1))]), "a twice"),
         ({"key": jax.random.key(0)}, "key_data"),
+        (iter([("key", jax.random.key(0))]), "key_data"),
+        ({"a": np.ma.masked_array([1.0], True)}, "a: expected an array, got one with a mask"),
+        ({"a": np.ones((1,) * 33)}, "a: expected at most 32 axes"),
+        ({"a": np.ones((0, 1 << 48))}, r"a: expected .* below 2\*\*48"),
     ):
         with pytest.raises(jc.UnsupportedInput, match=message):
             jc.io.save_tensors(path, tree)
