@@ -99,6 +99,7 @@ bench: $(READY) bench-peers
 	$(if $(DATA),$(BIN)/python -m benchmarks.weights --data $(DATA) $(if $(MINILM),--minilm $(MINILM)) --out benchmarks/results/weights.json)
 	$(if $(DATA),$(BIN)/python -m benchmarks.optim --data $(DATA) --only text,mnist,split,time --out benchmarks/results/optim.json --picture docs/optim.png)
 	$(BIN)/python -m benchmarks.checkpoints $(if $(DATA),--data $(DATA)) $(if $(MINILM),--minilm $(MINILM)) --out benchmarks/results/checkpoints.json
+	$(if $(DATA),$(BIN)/python -m benchmarks.error_bounds --data $(DATA) --out benchmarks/results/error_bounds.json)
 
 bench-peers: .venv-tfc/.ready .venv-peers/.ready .venv-lossless/.ready
 
