@@ -47,6 +47,9 @@ TRAILER = 16
 PREAMBLE_LIMIT = 5 + 1 + NAME_LIMIT + 3 + HEADER_LIMIT + 4
 # An array takes some 100 bytes of JSON, a chunk 8: 300,000 arrays, or 15 TB in chunks of 4 MB.
 INDEX_LIMIT = 1 << 25
+# What is read of JSON takes up to 50 times its text: so a small file may not deflate a large index.
+# Names, shapes and CRC32s deflate to a fifth; where more is saved, the index is stored.
+INFLATION, FREE = 32, 1 << 20
 DEPTH_LIMIT = 256  # of the index, which holds trees
 _PIECE = 1 << 20
 
@@ -91,6 +94,8 @@ class Writer:
                 "several files"
             )
         data = zlib.compress(plain, 9)
+        if len(plain) > _most_plain(len(data)):
+            data = zlib.compress(plain, 0)
         self._write(data)
         crc = zlib.crc32(data).to_bytes(4, "little")
         self._write(len(data).to_bytes(8, "little") + crc + END)
@@ -174,19 +179,27 @@ class Reader:
         if trailer[-4:] != END:
             corrupt(f"expected the file to end with {END!r}, got {trailer[-4:]!r}: truncated")
         length = int.from_bytes(trailer[:8], "little")
-        if length > min(room, INDEX_LIMIT):
-            corrupt(f"expected an index of at most {min(room, INDEX_LIMIT)} bytes, got {length}")
+        most = min(
+            room, INDEX_LIMIT + (INDEX_LIMIT >> 10)
+        )  # what cannot be deflated grows a little
+        if length > most:
+            corrupt(f"expected an index of at most {most} bytes, got {length}")
         data = self._at(start + room - length, length)
         if zlib.crc32(data) != int.from_bytes(trailer[8:12], "little"):
             corrupt("the index is damaged: its CRC32 is another")
-        inflate = zlib.decompressobj()
+        inflate, limit = zlib.decompressobj(), _most_plain(length)
         try:
-            plain = inflate.decompress(data, INDEX_LIMIT)
+            plain = inflate.decompress(data, limit + 1)
         except zlib.error as error:
             corrupt(f"the index does not inflate ({error})")
-        if not inflate.eof or inflate.unused_data:
-            corrupt("expected one index, got more or less")
+        if not inflate.eof or inflate.unused_data or len(plain) > limit:
+            corrupt(f"expected one index of at most {limit} bytes, got more or less")
         return plain, start + room - length
+
+
+def _most_plain(deflated: int) -> int:
+    """Bytes that an index of so many deflated ones may have."""
+    return min(INDEX_LIMIT, FREE + INFLATION * deflated)
 
 
 def _preamble(data: bytes) -> tuple[str, dict[str, Any], int]:

@@ -147,6 +147,15 @@ def test_mutated_files_raise_named_errors():
             pass
 
 
+def test_a_small_file_has_no_large_index():
+    index = {"a": [[]] * 400_000}  # deflated to a thousandth it would be a trap
+    data = written([], index=index)
+    assert len(data) > 1_200_000 and chunked.Reader(io.BytesIO(data)).index == index
+    plain = b"\0" + chunked.json_bytes(index)
+    assert len(plain) > chunked.FREE
+    refused(forge(plain), "expected one index of at most")
+
+
 def test_what_cannot_be_read_is_not_written():
     for header in ({"a": float("nan")}, {"a": "x" * 70000}, {"a": [[[[[[[[1]]]]]]]]}):
         with pytest.raises(jc.UnsupportedInput, match="header cannot be written"):

@@ -1,5 +1,7 @@
 """What files are framed with: what is written is read, and nothing else."""
 
+import tracemalloc
+
 import pytest
 
 import jaxcomp as jc
@@ -25,6 +27,16 @@ def test_the_depth_of_json_is_the_callers():
     assert framing.parse_json(text, 10) == deep
     with pytest.raises(jc.CorruptStream, match="the index is nested more than 9"):
         framing.parse_json(text, 9, "index")
+
+
+def test_strings_are_looked_over_in_little_memory():
+    long = {"a[": "\\" * 9 + '"]' + "x" * 3_000_000 + "\u20ac" * 9 + "[" * 50}
+    tracemalloc.start()
+    try:
+        assert framing.parse_json(framing.json_bytes(long), 1) == long
+        assert tracemalloc.get_traced_memory()[1] < 8 * 3_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_no_writer_wrote_is_refused():
