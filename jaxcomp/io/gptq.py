@@ -188,10 +188,16 @@ def one_format(grids: dict[str, Grid]) -> tuple[int, int, bool]:
         for grid in grids.values()
     }
     whole = {kind[:2] for kind in kinds}
-    if len(whole) != 1:
+    if not whole:
         raise UnsupportedInput(
-            f"expected weights of one format, got {len(whole)}; write compressed-tensors, which has"
-            " several in one file"
+            "expected compressed weights, got arrays alone; quantise them by jc.weights.compress, "
+            "or jaxcomp compress --format int4-g128, or write plain arrays"
+        )
+    if len(whole) != 1:
+        each = " and ".join(f"{bits} bits in groups of {group}" for bits, group in sorted(whole))
+        raise UnsupportedInput(
+            f"expected weights of one format, got {each}; write compressed-tensors, which has "
+            "several in one file"
         )
     return *whole.pop(), all(symmetric for *_, symmetric in kinds)
 

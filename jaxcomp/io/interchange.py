@@ -69,6 +69,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     UnsupportedInput for others.
     """
     path = os.fspath(path)
+    os.stat(path)  # FileNotFoundError, whatever its name is
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isdir(path):
         return _folder(path)
@@ -100,21 +101,28 @@ def fit(
     UnsupportedInput, naming the weight, where neither is given and one would not be the same.
     """
     round_one = None if rounding is None else _rounding(rounding, layout)
+
+    def fitted(name, x):
+        if not isinstance(x, Leaf | GGUFBlocks):
+            return "arrays", x
+        if dense is not None:
+            return "dense", np.asarray(x.dense()).astype(jnp.dtype(dense))
+        try:
+            return "exact", _held(name, x, layout)
+        except UnsupportedInput as error:
+            if round_one is None:
+                raise UnsupportedInput(
+                    f"{error}; or choose how to round again (--round), or --dense"
+                ) from None
+        return "rounded", round_one(np.asarray(x.dense(), np.float32))
+
     done, counts = {}, dict.fromkeys(Kept._fields, 0)
     for name, x in model.weights.items():
-        if not isinstance(x, Leaf | GGUFBlocks):
-            how, done[name] = "arrays", x
-        elif dense is not None:
-            how, done[name] = "dense", np.asarray(x.dense()).astype(jnp.dtype(dense))
-        else:
-            try:
-                how, done[name] = "exact", _held(name, x, layout)
-            except UnsupportedInput as error:
-                if round_one is None:
-                    raise UnsupportedInput(
-                        f"{error}; or choose how to round again (--round), or --dense"
-                    ) from None
-                how, done[name] = "rounded", round_one(name, x)
+        try:
+            how, done[name] = fitted(name, x)
+        except UnsupportedInput as error:
+            known = ascii(name) in str(error)
+            raise UnsupportedInput(f"{'' if known else f'{ascii(name)}: '}{error}") from None
         counts[how] += 1
     return done, Kept(**counts)
 
@@ -123,7 +131,8 @@ def write_model(
     path: str | os.PathLike[str], weights: Mapping[str, Any], layout: str, source: Model
 ) -> int:
     """Write weights that `fit` made; returns the bytes. A path without a suffix is a folder, which
-    also gets config.json: that of the source, with a quantization_config of its own."""
+    also gets config.json: that of the source, or of the folder, with a quantization_config of its
+    own. UnsupportedInput for a folder with other weights, which would be read in place of these."""
     path = os.fspath(path)
     if layout == "gguf":
         return save_gguf(path, dict(weights), source.metadata)
@@ -131,22 +140,39 @@ def write_model(
         return save_weights(path, dict(weights))
     folder = os.path.splitext(path)[1].lower() != ".safetensors"
     file = os.path.join(path, INDEX) if folder else path
+    arrays, found = weights, None
+    if layout != "jaxcomp":
+        arrays, found = _arrays(weights, layout, source)
     if folder:
+        _check_folder(path)
         os.makedirs(path, exist_ok=True)
     if layout == "jaxcomp":
         return save_safetensors(file, dict(weights))
-    arrays, found = _arrays(weights, layout, source)
     metadata = {"format": "pt"}  # without which Transformers refuses a file
     if found is not None:
         metadata["quantization_config"] = json.dumps(found)
     size = save_plain(file, arrays, metadata)
     if folder:
         config = {key: x for key, x in source.config.items() if key != "quantization_config"}
+        if not config and _has(path, CONFIG):
+            config = _json_file(os.path.join(path, CONFIG))
+            config.pop("quantization_config", None)
         config |= {} if found is None else {"quantization_config": found}
         text = json.dumps(config, indent=2).encode()
         write_atomic(os.path.join(path, CONFIG), text)
         size += len(text)
     return size
+
+
+def _check_folder(path: str) -> None:
+    """UnsupportedInput for a folder with weights in other files than the one that is written."""
+    names = sorted(os.listdir(path)) if os.path.isdir(path) else []
+    others = [x for x in names if x == SHARDS or x.endswith(".safetensors") and x != INDEX]
+    if others:
+        raise UnsupportedInput(
+            f"expected a folder without other weights, got {path} with {', '.join(others[:4])}; "
+            "choose a new folder"
+        )
 
 
 def _arrays(weights, layout, source):
@@ -188,23 +214,17 @@ def _one_scale(x: Leaf) -> Leaf:
 
 
 def _rounding(name: str, layout: str):
-    """A function of (name, compressed weight) that rounds its values again."""
-
-    def named(function):
-        def round_one(name, x):
-            try:
-                return function(np.asarray(x.dense(), np.float32))
-            except UnsupportedInput as error:
-                raise UnsupportedInput(f"{ascii(name)}: {error}") from None
-
-        return round_one
-
+    """A function that rounds the float32 values of a weight again."""
+    if layout == "plain":
+        raise UnsupportedInput(
+            "expected a layout that holds compressed weights, got plain; choose --dense, or another"
+        )
     if layout == "gguf":
         if name.upper() not in KINDS:
             raise UnsupportedInput(
                 f"expected a kind among {', '.join(KINDS)}, got {ascii(name)[:40]}; choose one"
             )
-        return named(lambda w: round_to_gguf(w, name.upper()))
+        return lambda w: round_to_gguf(w, name.upper())
     format = getattr(formats, name.upper().replace("-", "_"), None)
     if not isinstance(format, Format):
         raise UnsupportedInput(
@@ -213,7 +233,7 @@ def _rounding(name: str, layout: str):
         )
     if layout in ("gptq", "awq"):
         format = format._replace(scale="float16")
-    return named(lambda w: quantize(jnp.asarray(w), format, -1))
+    return lambda w: quantize(jnp.asarray(w), format, -1)
 
 
 def _model(arrays: dict[str, Any], config: dict[str, Any]) -> Model:

@@ -17,7 +17,7 @@ from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
 from jaxcomp.io.awq import from_awq
 from jaxcomp.io.compressed_tensors import from_compressed_tensors
 from jaxcomp.io.gptq import from_gptq
-from jaxcomp.io.interchange import fit, read_model, write_model
+from jaxcomp.io.interchange import Model, fit, read_model, write_model
 from jaxcomp.io.safetensors_plain import read_metadata, save_plain
 from jaxcomp.io.weights_file import check_leaves
 
@@ -134,6 +134,14 @@ def test_folders_with_shards_and_config(tmp_path):
     again = read_model(tmp_path / "again").config["quantization_config"]
     assert again["checkpoint_format"] == "gptq_v2"
 
+    # Weights that are there would be read in place of the new ones; a config that is there stays.
+    with pytest.raises(UnsupportedInput, match=r"without other weights, got .* 0.safetensors"):
+        convert(FILES["awq"], source, "awq")
+    assert read_model(source).layout == "gptq"
+    convert(FILES["awq"], target, "awq")
+    written = json.loads((target / "config.json").read_text())
+    assert written["model_type"] == "x" and written["quantization_config"]["quant_method"] == "awq"
+
     index["a4.qweight"] = "../../secret.safetensors"
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     with pytest.raises(CorruptStream, match="files in the folder"):
@@ -173,7 +181,20 @@ def test_arrays_of_other_shapes_and_types_are_named_or_harmless(layout):
     assert refused > 20
 
 
+def test_arrays_alone_are_no_compressed_layout_and_no_folder_is_left(tmp_path):
+    model = Model({"a.weight": np.ones((4, 4), np.float32)}, "plain", {}, {})
+    for layout in ("gptq", "awq"):
+        with pytest.raises(UnsupportedInput, match="got arrays alone; quantise them"):
+            write_model(tmp_path / "x", fit(model, layout)[0], layout, model)
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(UnsupportedInput, match="compressed weights, got plain"):
+        fit(read_model(FILES["awq"]), "plain", rounding="int4-g32")
+
+
 def test_refusals(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_model(tmp_path / "none")
+    (tmp_path / "x.bin").touch()
     with pytest.raises(UnsupportedInput, match="got '.bin'"):
         read_model(tmp_path / "x.bin")
     with pytest.raises(UnsupportedInput, match="one .safetensors file"):
