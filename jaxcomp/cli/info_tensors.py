@@ -10,6 +10,7 @@ from jaxcomp.cli import common
 def run(arguments: argparse.Namespace, source: Any) -> int:
     """Every array: dtype, shape, bytes, ratio, and how far it is from its order-0 entropy."""
     from jaxcomp.io.error_bound import bounds_of
+    from jaxcomp.io.model_files import file_entries
     from jaxcomp.io.tensor_info import array_infos
     from jaxcomp.io.tensors import open_tensors
 
@@ -28,6 +29,7 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
         with common.progress_bytes(total, "counting") as advance:
             infos = array_infos(file, entropy=entropy, progress=advance)
         bounds = bounds_of(file)
+        files = file_entries(file) if "files" in file.index else []
         record = {
             "file": common.shown(arguments.input),
             "version": 2,
@@ -38,7 +40,7 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
             "ratio": round(file.nbytes / max(total, 1), 6),
             "base": delta,
             "container_bytes": file.nbytes - sum(info.coded_nbytes for info in infos),
-            "files": [entry[:3] for entry in file.index.get("files", [])],
+            "files": [entry[:3] for entry in files],
             "arrays": [
                 _record(info, bounds.get(info.name)) for info in infos if info.name is not None
             ],

@@ -24,6 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="FILE.jxc", help="the file to check, or -")
     parser.add_argument("--decode", action="store_true", help="models: decode and compare SHA-256")
     common.add_base(parser, "the file that this one is a delta against, for --decode")
+    common.add_max_bytes(parser)
     common.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -61,6 +62,7 @@ def _tensors(arguments, source):
     if arguments.decode:
         common.start_jax()
     options = {"base": arguments.base, "threads": arguments.threads}
+    options["max_nbytes"] = arguments.max_bytes
     with open_tensors(source, **options) as file:
         total = sum(row.nbytes for row in file.rows)
         with common.progress_bytes(total, "verifying") as advance:

@@ -179,9 +179,7 @@ class Reader:
         if trailer[-4:] != END:
             corrupt(f"expected the file to end with {END!r}, got {trailer[-4:]!r}: truncated")
         length = int.from_bytes(trailer[:8], "little")
-        most = min(
-            room, INDEX_LIMIT + (INDEX_LIMIT >> 10)
-        )  # what cannot be deflated grows a little
+        most = min(room, INDEX_LIMIT + (INDEX_LIMIT >> 10))  # what is stored grows a little
         if length > most:
             corrupt(f"expected an index of at most {most} bytes, got {length}")
         data = self._at(start + room - length, length)

@@ -13,6 +13,7 @@ Of an Orbax checkpoint the arrays are kept, by path (orbax_arrays.py); they beco
 
 import contextlib
 import hashlib
+import itertools
 import os
 import zipfile
 import zlib
@@ -196,6 +197,7 @@ def file_entries(tensors: Tensors) -> list[FileEntry]:
 
 def verify_file(tensors: Tensors, *, progress: Progress = None) -> int:
     """Decode all files in memory of a few chunks and compare their SHA-256; returns how many."""
+    check_room(sum(row.nbytes for row in tensors.rows), tensors.max_nbytes)
     entries, parts = file_entries(tensors), tensors.parts(tensors.rows)
     for entry in entries:
         _copy_file(entry, parts, None, progress)
@@ -263,6 +265,12 @@ def _into_folder(stack, target, files, folders):
         raise UnsupportedInput("expected the name of a folder for a folder of files, got a stream")
     if not isinstance(folders, list) or not all(map(is_inside, folders)):
         raise CorruptStream(f"expected names of folders, got {ascii(folders)[:80]}")
+    # In this order what is inside of a file, if anything is, comes next.
+    places = [(entry.path.split("/"), 0) for entry in files] + [(x.split("/"), 1) for x in folders]
+    places.sort()
+    for (path, kind), (other, _) in itertools.pairwise(places):
+        if kind == 0 and other[: len(path)] == path:
+            raise CorruptStream(f"expected {ascii('/'.join(path))[:80]} to be a file, got a folder")
     made = stack.enter_context(new_folder(target))
 
     def each():

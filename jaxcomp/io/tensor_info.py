@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcomp.io.tensor_reader import Tensors
-from jaxcomp.io.tensor_rows import Row
+from jaxcomp.io.tensor_rows import Row, check_room
 
 
 class ArrayInfo(NamedTuple):
@@ -32,10 +32,12 @@ def array_infos(
 ) -> list[ArrayInfo]:
     """Of every array, and of runs of other bytes, whose name is None.
 
-    entropy: decode everything to count it, in the memory of a few chunks.
+    entropy: decode everything to count it, in the memory of a few chunks. UnsupportedInput where
+        that is more than the limit that the file was opened with: a small file may say a lot.
     """
     counts: dict[int, np.ndarray] = {}
     if entropy:
+        check_room(sum(row.nbytes for row in tensors.rows), tensors.max_nbytes)
         for row, found in tensors.parts(tensors.rows, _counts):
             before = counts.get(row.first)
             counts[row.first] = found if before is None else before + found

@@ -135,8 +135,11 @@ class Tensors:
     def verify(self, *, decode: bool = False, progress: Callable[[int], None] | None = None) -> int:
         """Read every chunk and compare its CRC32; decode: also decode it. Returns how many.
 
-        Raises CorruptStream for the first that is damaged. Memory is that of a few chunks.
+        Raises CorruptStream for the first that is damaged. Memory is that of a few chunks; the
+        limit holds for what is decoded, which takes time.
         """
+        if decode:
+            check_room(sum(row.nbytes for row in self.rows), self.max_nbytes)
         jobs = ((row, at, decode) for row in self.rows for at in range(0, row.size, row.step))
         count = 0
         for nbytes in in_order(self._verify, jobs, self._threads):

@@ -7,14 +7,19 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxcomp.cli.main import main
+from jaxcomp.io.tensor_writer import TensorWriter
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
 
-def test_every_array_is_listed(capsys):
+def test_every_array_is_listed(capsys, refused):
     w = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
     save_file({"w": w, "b": np.float32(2).repeat(5)}, "x.safetensors")
     main(["compress", "x.safetensors", "x.jxc"])
+    capsys.readouterr()
+    with open("f.jxc", "wb") as file, TensorWriter(file) as writer:
+        writer.finish({"kind": "file", "files": 3})
+    assert "f.jxc: expected the files of a model" in refused("info", "f.jxc")
     main(["compress", "x.safetensors", "d.jxc", "--base", "x.jxc"])
     capsys.readouterr()
     assert main(["info", "x.jxc"]) == 0

@@ -43,5 +43,12 @@ def test_damage_is_found(capsys, refused, photo):
     capsys.readouterr()
     for command in (["decompress", "a.jxc", "b.png"], ["info", "a.jxc"]):
         assert "--base is for" in refused(*command, "--base", "t.jxc")
+    jc.io.save_tensors("z.jxc", {"w": np.zeros(1 << 20)})
+    for command in ("verify", "z.jxc", "--decode"), ("info", "z.jxc"):
+        assert "raise max_nbytes (--max-bytes)" in refused(*command, "--max-bytes", "8000000")
+        assert main([*command, "--max-bytes", "9000000"]) == 0
+        capsys.readouterr()
+    assert main(["verify", "z.jxc", "--max-bytes", "1"]) == main(["info", "z.jxc", "--quick"]) == 0
+    capsys.readouterr()
     Path("t.jxc").write_bytes(data[:-1])
     assert "truncated" in refused("verify", "t.jxc", "--decode")

@@ -164,6 +164,12 @@ def edits():
         "fewer rows": (rows(1), "others"),
         "a size": (lambda i: i["files"][0].__setitem__(1, 5), "expected 5 bytes"),
         "one path twice": (lambda i: i["files"][1].__setitem__(0, i["files"][0][0]), "one twice"),
+        "a file in a file": (lambda i: i["files"][1].__setitem__(0, "config.json/x"), "a folder"),
+        "a folder in a file": (lambda i: i.__setitem__("folders", ["config.json/x"]), "a folder"),
+        "a file that is a folder": (
+            lambda i: i.__setitem__("folders", ["config.json"]),
+            "a folder",
+        ),
         "no files": (lambda i: i.__setitem__("files", 3), "files of a model"),
         "no row": (lambda i: i["files"].append([]), "path, size and hash"),
         "no file of some rows": (lambda i: i["files"].pop(), "expected files of"),
