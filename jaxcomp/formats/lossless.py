@@ -133,6 +133,11 @@ class Lossless(Leaf):
         out = math.prod(self.shape[axis] for axis in own)
         whole = 0 < self.rows <= out and blocks == -(-out // self.rows)
         whole &= self.depth <= DEEPEST * self.words.shape[axis]
+        # Each block has its own stack, or a kernel would read those of others and beyond.
+        each = [around(x, axis) for x in (self.words, self.deep, self.escapes) if x is not None]
+        once = [around(x, axis) for x in (self.freq, self.kinds, self.spill) if x is not None]
+        whole &= all(x == around(self.head, axis) for x in each)
+        whole &= all(x == around(self.raw, axis)[:stacked] + (1,) * self.own for x in once)
         if not 0 <= stacked < self.raw.ndim - 1 or not whole:
             raise UnsupportedInput(
                 f"expected whole matrices, got {blocks} blocks of {self.rows} rows for {out} rows; "
@@ -227,6 +232,11 @@ class Lossless(Leaf):
                 widths[axis] = (0, most - leaf.escapes.shape[axis])
                 new["escapes"] = jnp.pad(leaf.escapes, widths, constant_values=NO_ESCAPE)
         return [dataclasses.replace(x, **new) for x, new in zip(leaves, fields, strict=True)]
+
+
+def around(part: jax.Array, axis: int) -> tuple[int, ...]:
+    """The sizes of a part but for its merged axis, counted from the right."""
+    return part.shape[:axis] + part.shape[axis:][1:]
 
 
 def placed(part: np.ndarray | None, own: int, axis: int) -> jax.Array | None:

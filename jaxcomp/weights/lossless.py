@@ -58,7 +58,12 @@ def lossless(*, steps: int = STEPS) -> Transform:
                 f"expected a dtype among {', '.join(DTYPES)}, got {w.dtype}; cast it"
             )
         place = layout(w.shape, axes)
-        if place.size_in >= 1 << PLACE_BITS or not place.free:
+        if not place.free:
+            raise UnsupportedInput(
+                f"expected a weight with an axis that is not packed, got {w.shape} packed along "
+                f"{place.axes}; leave it out with where="
+            )
+        if place.size_in >= 1 << PLACE_BITS:
             raise UnsupportedInput(
                 f"expected rows of less than {1 << PLACE_BITS} values, got a weight {w.shape} "
                 f"packed along {place.axes}; reshape it, or leave it out with where="

@@ -143,6 +143,16 @@ def test_damage_is_told_and_stays_in_bounds():
         assert found.shape == (64, 64) and (name in ("kinds", "escapes") or not intact)
 
 
+@pytest.mark.parametrize("name", ["words", "escapes", "freq", "kinds"])
+def test_parts_of_other_counts_of_blocks_are_told(name):
+    """Or a kernel would read the stack of another block, or beyond the last."""
+    leaf = made(gaussian(64, 64), steps=1)
+    part = getattr(leaf, name)
+    for other in (part[:, :-1], jnp.concatenate([part, part], 1), part.reshape(-1)):
+        with pytest.raises((UnsupportedInput, IndexError)):
+            jax.eval_shape(lambda w: w.dense(), dataclasses.replace(leaf, **{name: other}))
+
+
 def test_what_cuts_a_matrix_is_told():
     leaf = made(gaussian(30, 64), steps=2)
     with pytest.raises(UnsupportedInput, match="coded in blocks"):
