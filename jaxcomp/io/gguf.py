@@ -89,9 +89,18 @@ def save_gguf(
     a leaf that no kind of block holds, naming it, and for dtypes that GGUF does not have.
     """
     metadata = {} if metadata is None else dict(metadata)
-    alignment = int(metadata.get("general.alignment", ALIGNMENT))
-    _check_alignment(alignment, UnsupportedInput)
+    alignment = metadata.get("general.alignment", ALIGNMENT)
+    if not isinstance(alignment, int | np.integer) or not all(type(key) is str for key in metadata):
+        raise UnsupportedInput(
+            f"expected metadata by strings, and a whole alignment, got {alignment!r:.40} and "
+            f"{list(metadata)!r:.60}; name them as GGUF does"
+        )
+    _check_alignment(alignment := int(alignment), UnsupportedInput)
     rows = [(name, x, *_stored(name, x)) for name, x in _flat(tree)]
+    if len({name for name, *_ in rows}) != len(rows):
+        raise UnsupportedInput(
+            "expected a name of its own for each tensor, got two of one name; rename a key"
+        )
     head = [MAGIC, _u32(VERSION), _u64(len(rows)), _u64(len(metadata))]
     for key, value in metadata.items():
         number, data = _value(key, value, 0)

@@ -12,6 +12,7 @@ GGUF, with other codes than other tools choose, and the errors are measured in t
 import numpy as np
 
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.formats.float4 import MAGNITUDES
 from jaxcomp.io.gguf_blocks import Kind, join, kind, unsigned_e4m3
 
 CHUNK = 1 << 18  # values at a time: what a search holds stays in cache
@@ -26,7 +27,9 @@ TRIED = tuple(np.linspace(-1.5, 0.75, 10))
 def encode(x: np.ndarray, name: str) -> np.ndarray:
     """u8 [n, bytes of a block] of floats [n, values of a block], which `decode` reads.
 
-    UnsupportedInput for values that are not finite, or beyond what scales in float16 reach.
+    UnsupportedInput for values that are not finite, or beyond what scales in float16 reach, or for
+    NVFP4 in e4m3: up to 2688. Small weights come near the least e4m3: Gaussian ones
+    of 0.02 lose 0.0094 of their squares in NVFP4, of 0.003 a fifth; of 0.1 to 400 0.0068.
     """
     made = kind(name)
     if not np.isfinite(x).all():
@@ -34,7 +37,8 @@ def encode(x: np.ndarray, name: str) -> np.ndarray:
             f"expected finite weights for {name}, got some that are not; repair the checkpoint"
         )
     rows = max(1, CHUNK // made.values)
-    done = [_encode(x[i : i + rows], name, made) for i in range(0, len(x), rows)]
+    with np.errstate(over="ignore", invalid="ignore"):  # of what is too large, and then refused
+        done = [_encode(x[i : i + rows], name, made) for i in range(0, len(x), rows)]
     return np.concatenate(done) if done else np.zeros((0, made.nbytes), np.uint8)
 
 
@@ -233,7 +237,13 @@ def _shared_e4m3(x, made):
     """NVFP4 without a global scale: the nearest e4m3 to the scale of least squares."""
     grouped = x.reshape(-1, made.group)
     grid = unsigned_e4m3()[:127]  # ascending
-    n = np.searchsorted((grid[1:] + grid[:-1]) / 2, np.abs(_best_scale(grouped, made)))
+    wanted = np.abs(_best_scale(grouped, made))
+    if not (wanted <= grid[-1]).all() or np.abs(x).max(initial=0) > MAGNITUDES[-1] * grid[-1]:
+        raise UnsupportedInput(
+            f"expected weights up to {MAGNITUDES[-1] * grid[-1]:.0f} for NVFP4, got "
+            f"{np.abs(x).max():.3g}; scale them, or choose MXFP4"
+        )
+    n = np.searchsorted((grid[1:] + grid[:-1]) / 2, wanted)
     scale = np.broadcast_to(grid[n][:, None], grouped.shape)
     codes = _codes(_over(grouped, scale), made)
     return {"n": n.astype(np.uint8).reshape(len(x), -1), "codes": codes.reshape(len(x), -1)}

@@ -155,6 +155,7 @@ def test_refusals(tmp_path):
         ({"a" * 64: jnp.ones(3)}, "at most 63 bytes"),
         ([jnp.ones(3)], "a dict of tensors"),
         ({"a": np.zeros((0, 3), np.float32)}, "values in 1 to 4 axes"),
+        ({"a": {"b": jnp.ones(3)}, "a.b": jnp.ones(3)}, "two of one name"),
     ):
         with pytest.raises(UnsupportedInput, match=match):
             save_gguf(path, tree)
@@ -162,3 +163,6 @@ def test_refusals(tmp_path):
         save_gguf(path, {"a": jnp.ones(3)}, {"k": [1, "a"]})
     with pytest.raises(UnsupportedInput, match="power of two"):
         save_gguf(path, {"a": jnp.ones(3)}, {"general.alignment": 48})
+    for metadata in ({"general.alignment": "32"}, {1: "a"}):
+        with pytest.raises(UnsupportedInput, match="metadata by strings"):
+            save_gguf(path, {"a": jnp.ones(3)}, metadata)

@@ -66,3 +66,12 @@ def test_refusals():
         encode(x, "Q4_0")
     with pytest.raises(UnsupportedInput, match="float16 holds"):
         encode(np.full((2, 32), 1e9, np.float32), "Q8_0")
+    for name in KINDS:  # no warning, and no value far from its own
+        x = np.full((2, KINDS[name].values), 3e38, np.float32)
+        if name == "MXFP4":
+            np.testing.assert_allclose(decode(encode(x, name), name), x, rtol=0.2)
+            continue
+        with pytest.raises(UnsupportedInput, match="float16 holds|up to 2688 for NVFP4"):
+            encode(x, name)
+    with pytest.raises(UnsupportedInput, match="up to 2688"):
+        encode(np.full((2, 64), 3000, np.float32), "NVFP4")
