@@ -129,7 +129,7 @@ def check_output(path: str, *, inputs: Iterable[str | None] = ()) -> None:
         return
     for source in inputs:
         if source not in (None, PIPE) and os.path.exists(path) and os.path.samefile(source, path):
-            raise UnsupportedInput(f"{shown(path)} is the input itself; choose another output")
+            raise UnsupportedInput(f"{shown(path)} is an input itself; choose another output")
     folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):
         raise UnsupportedInput(f"{shown(path)}: its folder does not exist; create {shown(folder)}")

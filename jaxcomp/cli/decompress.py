@@ -6,6 +6,7 @@ import time
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.cli import common
+from jaxcomp.cli.compress_model import SUFFIXES
 
 EPILOG = """\
 examples:
@@ -64,6 +65,7 @@ def _model(arguments, source):
     common.start_jax()
     with common.naming(arguments.input), open_tensors(source) as file:
         total, bounded = sum(row.nbytes for row in file.rows), len(bounds_of(file))
+        held = _held(file)
     with common.naming(arguments.input), common.progress_bytes(total, "decompressing") as advance:
         done = decompress_file(
             source,
@@ -75,6 +77,9 @@ def _model(arguments, source):
         )
     if piped:
         target.flush()
+    suffix = os.path.splitext(arguments.output.rstrip(os.sep))[1].lower()
+    if suffix in SUFFIXES and suffix != held:
+        common.note(arguments.output, f"it is {held or 'a folder'}, which is what went in")
     if bounded:
         text = f"{bounded} arrays are within a bound of what they were, not equal; see jaxcomp info"
         common.note(arguments.input, text)
@@ -93,6 +98,16 @@ def _model(arguments, source):
     )
     common.report(line, record, arguments, arguments.output)
     return 0
+
+
+def _held(file):
+    """The suffix of the file that went in; none of a folder."""
+    from jaxcomp.io.model_files import file_entries
+
+    kind = file.index.get("kind")
+    if kind != "file":
+        return {"tree": ".safetensors", "npz": ".npz"}.get(kind, "")
+    return os.path.splitext(file_entries(file)[0].path)[1].lower()
 
 
 def _photo(arguments, source):

@@ -14,9 +14,8 @@ import numpy as np
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.io.file_segments import file_segments
+from jaxcomp.io.model_survey import SUFFIXES
 from jaxcomp.io.orbax_arrays import is_orbax, orbax_arrays
-
-SUFFIXES = ".safetensors", ".npy", ".npz"
 
 
 def model_arrays(source: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:

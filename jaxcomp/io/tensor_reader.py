@@ -212,7 +212,7 @@ class Tensors:
         named = self.header["base"]
         if self._base is None:
             raise UnsupportedInput(
-                f"the file is a delta, expected base=, the file of SHA-256 {named!r:.70}, got none"
+                f"a delta, expected base= (--base), the file of SHA-256 {named!r:.70}, got none"
             )
         with self._lock:  # one thread reads it all, the others wait
             found = self._base.sha256
@@ -248,7 +248,13 @@ def opened(base: Any, stack: contextlib.ExitStack) -> Any:
     """A base as an open file; one that was given by its path closes with the stack."""
     if base is None or isinstance(base, Tensors):
         return base
-    return stack.enter_context(Tensors(base))
+    found = stack.enter_context(Tensors(base))
+    if "base" in found.header:
+        raise UnsupportedInput(
+            f"{base}: expected a base that is whole, got a delta itself; take the one that it is "
+            "against, or pass open_tensors(path, base=...)"
+        )
+    return found
 
 
 def _jobs(row: Row, start: int, stop: int, out: np.ndarray) -> Iterator[tuple[Any, ...]]:

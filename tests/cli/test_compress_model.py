@@ -41,6 +41,8 @@ def test_there_and_back(capsys, model):
     back = said(capsys, "decompress", "x.jxc", "y.safetensors")
     assert back["original_bytes"] == len(model) and back["megabytes_per_second"] >= 0
     assert Path("y.safetensors").read_bytes() == model
+    assert main(["decompress", "x.jxc", "y.npy"]) == 0
+    assert "y.npy: it is .safetensors, which is what went in" in capsys.readouterr().err
     assert main(["compress", "model", "m.jxc"]) == 0 and main(["decompress", "m.jxc", "m"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"model -> m.jxc: 1 arrays, \d+ -> \d+ bytes, 0.\d+ of them, \d+ MB/s", out)
@@ -84,7 +86,7 @@ def test_refusals_leave_the_output(capsys, refused, model):
         ("compress", "x.safetensors", "--out", "photos"): "--out is for photos",
         ("compress", "x.safetensors", "old", "--codec", "dct"): "--codec is for photos",
         ("decompress", "x.jxc", "old", "--weights", "x"): "--weights is for photos",
-        ("compress", "x.safetensors", "x.safetensors"): "is the input itself",
+        ("compress", "x.safetensors", "x.safetensors"): "is an input itself",
         ("compress", "model", "model/x.jxc"): "in the folder that is compressed",
         ("compress", "photos", "old"): "a folder without .safetensors, .npy, .*--out DIR",
         ("compress", "fake.safetensors", "old"): "fake.safetensors: expected a safetensors file",

@@ -42,7 +42,7 @@ def test_refusals_name_the_file_and_leave_the_output(capsys, photo, refused):
         ("decompress", "a.jxc", "old.jpg"): r"expected an output among .*\.png",
         ("decompress", "a.jxc", "no/old.png"): "folder does not exist; create",
         ("decompress", "gone.jxc", "old.png"): "gone.jxc: No such file or directory; check",
-        ("compress", "a.png", "a.png"): "a.png is the input itself",
+        ("compress", "a.png", "a.png"): "a.png is an input itself",
         ("compress", "a.png", "old.png", "--max-pixels", "700"): "got 31 x 23 = 713",
         ("compress", "half.jxc", "old.png"): "half.jxc: expected a photo",
         ("compress", "a.png"): "one of OUT.jxc and --out DIR",
