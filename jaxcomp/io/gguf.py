@@ -90,10 +90,10 @@ def save_gguf(
     """
     metadata = {} if metadata is None else dict(metadata)
     alignment = metadata.get("general.alignment", ALIGNMENT)
-    if not isinstance(alignment, int | np.integer) or not all(type(key) is str for key in metadata):
+    if not isinstance(alignment, int | np.integer):
         raise UnsupportedInput(
-            f"expected metadata by strings, and a whole alignment, got {alignment!r:.40} and "
-            f"{list(metadata)!r:.60}; name them as GGUF does"
+            f"expected a whole number for general.alignment, got {alignment!r:.40}; leave it out "
+            "for 32"
         )
     _check_alignment(alignment := int(alignment), UnsupportedInput)
     rows = [(name, x, *_stored(name, x)) for name, x in _flat(tree)]
