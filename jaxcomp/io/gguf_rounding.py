@@ -27,9 +27,9 @@ TRIED = tuple(np.linspace(-1.5, 0.75, 10))
 def encode(x: np.ndarray, name: str) -> np.ndarray:
     """u8 [n, bytes of a block] of floats [n, values of a block], which `decode` reads.
 
-    UnsupportedInput for values that are not finite, or beyond what scales in float16 reach; those of
-    NVFP4, in e4m3, reach 2688. Its least ones are near small weights: Gaussian ones of 0.003 lose a
-    fifth of their squares, of 0.02 0.0094, from 0.1 to 400 0.0068.
+    UnsupportedInput for values that are not finite, or beyond what scales in float16 reach; with
+    those of NVFP4, in e4m3, 2688. Its least scales are not far below small weights: Gaussian ones
+    of 0.003 lose a fifth of their squares, of 0.02 0.0094, from 0.1 to 400 0.0068.
     """
     made = kind(name)
     if not np.isfinite(x).all():
