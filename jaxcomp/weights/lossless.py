@@ -37,7 +37,8 @@ from jaxcomp.kernels import rans_numpy
 LANES = 128  # of a block: a register of a TPU, a warp of a GPU with four each
 STEPS = 256  # symbols of a lane: its 4 bytes are then under 1 % of what it codes
 LEAST_STEPS = 64  # smaller matrices have fewer lanes rather than shorter ones
-AT_ONCE = 1 << 24  # symbols encoded at a time, which bounds the memory
+AT_ONCE = 1 << 20  # symbols encoded at a time: their words stay in cache
+TILE = 16  # rows copied at a time where rows become columns: ten times as fast as one by one
 
 
 def lossless(*, steps: int = STEPS) -> Transform:
@@ -83,12 +84,11 @@ def lossless(*, steps: int = STEPS) -> Transform:
 
 def encode(w: np.ndarray, place: Layout, steps: int = STEPS) -> Lossless:
     """The leaf of a weight, whether it shrinks or not."""
-    matrix = w.transpose(*place.free, *place.axes).reshape(place.size_out, place.size_in)
-    high, raw = _split(np.ascontiguousarray(matrix))
+    high, raw = _split(_matrix(w, place))
     paired = w.dtype.name != "float16"
     rows, lanes = _blocks(*high.shape, 2 if paired else 1, steps)
     blocks, count = -(-high.shape[0] // rows), rows * high.shape[1]
-    used = np.bincount(high.reshape(-1), minlength=SYMBOLS)
+    used = _counts(high)
     order = np.argsort(-used, kind="stable").astype(np.uint8)
     # Rows that the last block has not are of the most frequent exponent.
     values = np.full(blocks * count, order[0], np.uint8)
@@ -99,7 +99,7 @@ def encode(w: np.ndarray, place: Layout, steps: int = STEPS) -> Lossless:
         values, escapes, kinds = _paired(values, order)
     full = -(-values.shape[1] // lanes) * lanes
     values = np.pad(values, ((0, 0), (0, full - values.shape[1])))
-    freq = frequencies(np.bincount(values.reshape(-1), minlength=SYMBOLS))
+    freq = frequencies(_counts(values))
     head, stack = _coded(values.reshape(blocks, -1, lanes), freq)
     (room,) = rooms([stack])
     parts = {"head": head, "freq": (freq - 1).astype(np.uint16)[None], "escapes": escapes}
@@ -115,6 +115,25 @@ def encode(w: np.ndarray, place: Layout, steps: int = STEPS) -> Lossless:
         dtype=jnp.dtype(w.dtype),
         packed=place.packed,
     )
+
+
+def _matrix(w: np.ndarray, place: Layout) -> np.ndarray:
+    """[out, in], contiguous."""
+    matrix = w.transpose(*place.free, *place.axes).reshape(place.size_out, place.size_in)
+    if matrix.flags.c_contiguous:
+        return matrix
+    copy = np.empty(matrix.shape, matrix.dtype)
+    for i in range(0, place.size_in, TILE):
+        copy[:, i : i + TILE] = matrix[:, i : i + TILE]
+    return copy
+
+
+def _counts(values: np.ndarray) -> np.ndarray:
+    """How often each byte occurs; two at a time, which bincount is quicker with."""
+    flat = values.reshape(-1)
+    whole = flat[: len(flat) // 2 * 2].view(np.uint16)
+    pairs = np.bincount(whole, minlength=SYMBOLS**2).reshape(SYMBOLS, SYMBOLS)
+    return pairs.sum(0) + pairs.sum(1) + np.bincount(flat[2 * len(whole) :], minlength=SYMBOLS)
 
 
 def _split(matrix: np.ndarray) -> tuple[UInt8[np.ndarray, "out in"], UInt8[np.ndarray, "out n"]]:
