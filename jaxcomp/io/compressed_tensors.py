@@ -43,11 +43,12 @@ def from_compressed_tensors(
 ) -> dict[str, Any]:
     """{X.weight: leaf [out, in]} of a checkpoint's arrays by name; others stay as they are.
 
-    config: its quantization_config, needed only where the shapes of a packed weight of fewer than
-    32 inputs leave its bits open. dtype: of the dense weights; by default that of the scales, and
+    config: its quantization_config, needed only where shapes leave open how many bits a packed
+    weight of fewer than 32 inputs has, or where scales of blocks end that are no powers of two, or
+    do not divide the weight. dtype: of the dense weights; by default that of the scales, and
     float32 for nvfp4 and mxfp4. CorruptStream where shapes contradict each other.
     """
-    widths = _widths(config)
+    widths, blocks = _widths(config), _blocks(config)
     modules = {
         name.removesuffix(".weight_scale") for name in arrays if name.endswith(".weight_scale")
     }
@@ -61,7 +62,7 @@ def from_compressed_tensors(
             given = {
                 p: np.asarray(arrays[f"{module}.{p}"]) for p in PARTS if f"{module}.{p}" in arrays
             }
-            tree[f"{module}.weight"] = _leaf(module, given, widths, dtype)
+            tree[f"{module}.weight"] = _leaf(module, given, widths, blocks, dtype)
     return tree
 
 
@@ -90,7 +91,13 @@ def _is_linear(name, x):
     return name.endswith(".weight") and getattr(x, "ndim", 0) == 2
 
 
-def _leaf(name: str, parts: dict[str, np.ndarray], widths: set[int], dtype: Any) -> Any:
+def _leaf(
+    name: str,
+    parts: dict[str, np.ndarray],
+    widths: set[int],
+    blocks: set[tuple[int, int]],
+    dtype: Any,
+) -> Any:
     scale, weight = parts["weight_scale"], parts.get("weight_packed", parts.get("weight"))
     if weight is None or weight.ndim != 2 or scale.ndim > 2 or not weight.size or not scale.size:
         raise CorruptStream(
@@ -101,8 +108,9 @@ def _leaf(name: str, parts: dict[str, np.ndarray], widths: set[int], dtype: Any)
     if weight.dtype == np.uint8 and "weight_packed" in parts:
         return _fp4(name, weight, scale, parts.get("weight_global_scale"), dtype)
     zeros, bits = parts.get("weight_zero_point"), 8
-    if weight.dtype == np.int32 and "weight_shape" in parts:
-        shape = tuple(int(n) for n in parts["weight_shape"].reshape(-1))
+    shape = parts.get("weight_shape")
+    if weight.dtype == np.int32 and shape is not None and shape.dtype.kind in "iu":
+        shape = tuple(int(n) for n in shape.reshape(-1))
         bits = _bits(name, weight, shape, widths)
         codes = unpack_words(weight, bits, shape[1])
     elif weight.dtype in (np.int8, E4M3):
@@ -113,10 +121,12 @@ def _leaf(name: str, parts: dict[str, np.ndarray], widths: set[int], dtype: Any)
             f"expected packed int32, int8, float8_e4m3fn or packed uint8, got {weight.dtype} in "
             f"{name}; convert it with the tool that wrote it"
         )
-    scale = _scales(name, scale, shape)
+    scale = _scales(name, scale, shape, blocks)
     group = None if scale.size == 1 else -1 if scale.shape[1] == 1 else shape[1] // scale.shape[1]
     if weight.dtype == E4M3:
         format = FP8_E4M3._replace(group=group, scale=scale.dtype.name)
+        if zeros is not None and zeros.astype(np.float32).any():
+            raise UnsupportedInput(f"expected no zero points for float8 in {name}, got some")
         zeros = None
     else:
         format = Format(bits, group, offset=1 << (bits - 1), scale=scale.dtype.name)
@@ -130,13 +140,12 @@ def _leaf(name: str, parts: dict[str, np.ndarray], widths: set[int], dtype: Any)
     return grouped(codes, order, scale.shape[1], lambda codes: tensor(codes, *kept, format, dtype))
 
 
-def _scales(name, scale, shape):
+def _scales(name, scale, shape, blocks):
     """[out or 1, groups], of one whole number of inputs each."""
     scale = scale.reshape(1, 1) if scale.size == 1 else scale
+    if scale.ndim == 2 and scale.size > 1 and len(scale) < shape[0]:
+        scale = _of_blocks(name, scale, shape, blocks)
     rows, groups = scale.shape if scale.ndim == 2 else (0, 1)
-    if scale.size > 1 and rows < shape[0] and rows and shape[0] % rows == 0:
-        scale = np.repeat(scale, shape[0] // rows, 0)  # blocks: rows that share their scales
-        rows = shape[0]
     good = rows == shape[0] or scale.size == 1
     if (
         not good
@@ -149,6 +158,30 @@ def _scales(name, scale, shape):
             f"{scale.shape} in {name}; fetch the file again"
         )
     return np.ascontiguousarray(scale)
+
+
+def _of_blocks(name, scale, shape, blocks):
+    """[out, groups] of scales that blocks of rows and inputs share; the last may be cut.
+
+    Without config blocks of powers of two that divide the weight: two in 192 may be 128 and 64.
+    """
+    fits = [b for b in blocks if scale.shape == (-(-shape[0] // b[0]), -(-shape[1] // b[1]))]
+    if not blocks:
+        whole = [n // k for n, k in zip(shape, scale.shape, strict=True)]
+        clear = [
+            n % k == 0 and (k == 1 or size & (size - 1) == 0)
+            for n, k, size in zip(shape, scale.shape, whole, strict=True)
+        ]
+        fits = [tuple(whole)] if all(clear) else []
+    if len(fits) != 1:
+        raise CorruptStream(
+            f"expected scales [out, groups], [1] or of blocks of a weight {shape}, got "
+            f"{scale.shape} in {name}; pass config= of the checkpoint, with its block_structure"
+        )
+    rows, size = fits[0]
+    group = math.gcd(size, shape[1])
+    scale = np.repeat(scale, rows, 0)[: shape[0]]
+    return np.repeat(scale, size // group, 1)[:, : shape[1] // group]
 
 
 def _zeros(name, zeros, bits, shape):
@@ -176,9 +209,23 @@ def _bits(name, weight, shape, widths):
 
 
 def _widths(config):
-    groups = (config or {}).get("config_groups") or {}
-    weights = [(group or {}).get("weights") or {} for group in groups.values()]
-    return {w["num_bits"] for w in weights if type(w.get("num_bits")) is int}
+    return {w["num_bits"] for w in _weights(config) if type(w.get("num_bits")) is int}
+
+
+def _blocks(config):
+    found = [w.get("block_structure") for w in _weights(config)]
+    found = [x.split("x") if isinstance(x, str) else x for x in found]
+    pairs = [x for x in found if isinstance(x, list) and len(x) == 2]
+    good = [[int(n) for n in x if str(n).isdecimal()] for x in pairs]
+    return {tuple(x) for x in good if len(x) == 2 and all(0 < n < 1 << 32 for n in x)}
+
+
+def _weights(config):
+    """The arguments of weights of all groups that a stranger's config has."""
+    groups = (config or {}).get("config_groups")
+    groups = groups.values() if isinstance(groups, dict) else ()
+    found = [group.get("weights") for group in groups if isinstance(group, dict)]
+    return [w for w in found if isinstance(w, dict)]
 
 
 def _fp4(name, packed, scale, shared, dtype):
@@ -190,10 +237,11 @@ def _fp4(name, packed, scale, shared, dtype):
         )
     if scale.dtype == np.uint8:
         return tensor(codes, scale, None, MXFP4, dtype or np.float32)
-    if scale.dtype != E4M3 or shared is None or shared.size != 1:
+    good = scale.dtype == E4M3 and shared is not None and shared.size == 1
+    if not good or not np.isfinite(shared.astype(np.float32)).all() or not shared.any():
         raise CorruptStream(
-            f"expected scales of e4m3 and {name}.weight_global_scale, or exponents, got "
-            f"{scale.dtype}; fetch the file again"
+            f"expected scales of e4m3 and a finite {name}.weight_global_scale, or exponents, got "
+            f"{scale.dtype} and {shared!r:.40}; fetch the file again"
         )
     whole = (np.float32(1) / shared.astype(np.float32)).reshape(1, 1)
     scales = tensor(scale.view(np.uint8), whole, None, NVFP4_F32.scale, np.float32)

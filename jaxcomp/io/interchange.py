@@ -180,7 +180,7 @@ def _arrays(weights, layout, source):
         return weights, None
     if layout == "awq":
         return to_awq(weights)
-    was = source.config.get("quantization_config", {})
+    was = _quantization(source.config)
     if layout == "gptq":
         return to_gptq(weights, version=2 if was.get("checkpoint_format") == "gptq_v2" else 1)
     return to_compressed_tensors(weights, packed=was.get("format") != "int-quantized")
@@ -238,7 +238,7 @@ def _rounding(name: str, layout: str):
 
 def _model(arrays: dict[str, Any], config: dict[str, Any]) -> Model:
     """Plain arrays by name, as leaves where they are a known layout."""
-    quantization = config.get("quantization_config") or {}
+    quantization = _quantization(config)
     layout = _layout(arrays)
     if layout == "gptq":
         arrays = from_gptq(arrays, quantization)
@@ -247,6 +247,13 @@ def _model(arrays: dict[str, Any], config: dict[str, Any]) -> Model:
     elif layout == "compressed-tensors":
         arrays = from_compressed_tensors(arrays, quantization)
     return Model(arrays, layout, {}, config)
+
+
+def _quantization(config: Mapping[str, Any]) -> dict[str, Any]:
+    found = config.get("quantization_config") or {}
+    if not isinstance(found, dict):
+        raise CorruptStream(f"expected an object as quantization_config, got {found!r:.40}")
+    return found
 
 
 def _layout(arrays: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.io.compressed_tensors import from_compressed_tensors, to_compressed_tensors
+from jaxcomp.io.compressed_tensors import E4M3, from_compressed_tensors, to_compressed_tensors
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "compressed_tensors_v0.safetensors"
 WEIGHTS = {
@@ -104,11 +104,35 @@ def test_few_inputs_need_the_config():
     np.testing.assert_array_equal(back["a.weight"].dense(), leaf.dense().astype(jnp.bfloat16))
 
 
+def test_scales_of_blocks_whose_last_is_cut_need_the_config():
+    w = np.random.default_rng(0).standard_normal((192, 192)).astype(E4M3)
+    scale = np.float32([[1, 2], [3, 4]])
+    arrays = {"a.weight": w, "a.weight_scale": scale}
+    with pytest.raises(CorruptStream, match="its block_structure"):
+        from_compressed_tensors(arrays)
+    for blocks in ([128, 128], "128x128"):
+        config = {"config_groups": {"group_0": {"weights": {"block_structure": blocks}}}}
+        back = from_compressed_tensors(arrays, config)["a.weight"]
+        wide = np.kron(scale, np.ones((128, 128), np.float32))[:192, :192]
+        np.testing.assert_array_equal(back.dense(), w.astype(np.float32) * wide)
+    arrays = {"a.weight": w[:128, :128], "a.weight_scale": scale}  # of whole blocks it needs none
+    back = from_compressed_tensors(arrays)["a.weight"]
+    wide = np.kron(scale, np.ones((64, 64), np.float32))
+    np.testing.assert_array_equal(back.dense(), w[:128, :128].astype(np.float32) * wide)
+    arrays["a.weight_zero_point"] = np.ones((2, 2), np.int8)
+    with pytest.raises(UnsupportedInput, match="no zero points for float8"):
+        from_compressed_tensors(arrays)
+
+
 def test_refusals(arrays):
+    good = {name: x for name, x in arrays.items() if name.startswith("nv.")}
+    good["nv.weight_global_scale"] = np.zeros(1, np.float32)
+    with pytest.raises(CorruptStream, match="a finite nv.weight_global_scale"):
+        from_compressed_tensors(good)
     good = {name: x for name, x in arrays.items() if name.startswith("p4z.")}
     for part, value, match in (
         ("weight_packed", good["p4z.weight_packed"][:, :-1], "1 to 8 bits|float scales|is none"),
-        ("weight_scale", good["p4z.weight_scale"][:-1], "float scales"),
+        ("weight_scale", good["p4z.weight_scale"][:-1], "of blocks of a weight"),
         ("weight_zero_point", good["p4z.weight_zero_point"][:-1], "a zero for each"),
         ("weight_packed", good["p4z.weight_packed"].astype(np.float32), "got float32"),
     ):

@@ -200,6 +200,9 @@ def test_refusals(tmp_path):
     with pytest.raises(UnsupportedInput, match="one .safetensors file"):
         read_model(tmp_path)
     shutil.copy(FILES["awq"], tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"quantization_config": [1]}')
+    with pytest.raises(CorruptStream, match="an object as quantization_config"):
+        read_model(tmp_path)
     (tmp_path / "config.json").write_text("[")
     with pytest.raises(CorruptStream, match="JSON"):
         read_model(tmp_path)
