@@ -1,9 +1,9 @@
 """Symbols of bytes <-> heads and words on the host: kernels/rans_bytes.py, padded to few shapes.
 
-Lanes are 16 to 1024 by powers of 4, so that each has 256 symbols or more. A head takes 16 bits
-more than it needs, which carry some of what is not coded. Steps are padded to powers of two; a
-program takes a quarter of a second to compile, and runs as many steps as there are. So that small
-planes need few, theirs always read a class.
+Lanes are 16 to 1024 by powers of 4, as many as leave 256 symbols for each, or 16. A head takes
+16 bits more than it needs, which carry some of what is not coded. Steps are padded to powers of
+two; a program takes a quarter of a second to compile, and runs as many steps as there are. So that
+small planes need few, theirs always read a class.
 """
 
 import functools

@@ -39,13 +39,18 @@ def write_safetensors(
     """All arrays of an open file by their names, in the memory of a few chunks; returns the bytes.
 
     Wider values come first, as the format's library has them. Raises UnsupportedInput for a dtype
-    that the format has not.
+    or a name that the format has not.
     """
     codes = {name: code for code, name in DTYPES.items()}
     rows = [row for row in tensors.rows if row.name is not None]
     rows.sort(key=lambda row: (-row.dtype.itemsize, row.name))
     header, end = {}, 0
     for row in rows:
+        if row.name == "__metadata__":
+            raise UnsupportedInput(
+                "expected another name than __metadata__, which safetensors keeps for itself; read "
+                "it with jaxcomp.io.load_tensors"
+            )
         if row.dtype.name not in codes:
             raise UnsupportedInput(
                 f"expected a dtype that safetensors has ({', '.join(codes)}), got "

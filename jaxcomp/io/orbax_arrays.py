@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxcomp.base import JaxcompError, UnsupportedInput
+from jaxcomp.io.model_survey import SUFFIXES
 from jaxcomp.tree import path_text
 
 METADATA = "_METADATA"  # in the folder of each item that is a tree
@@ -46,7 +47,12 @@ def orbax_arrays(
 
 
 def is_orbax(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is one that Orbax made: of an item, a step, or all steps of a run."""
+    """Whether a folder is one that Orbax made: of an item, a step, or all steps of a run.
+
+    One with a file of arrays beside checkpoints is none: of it every byte is kept.
+    """
+    if any(os.path.splitext(name)[1].lower() in SUFFIXES for name in os.listdir(folder)):
+        return False
     inside = [entry.path for entry in os.scandir(folder) if entry.is_dir()]
     deeper = [entry.path for path in inside for entry in os.scandir(path) if entry.is_dir()]
     return any(os.path.exists(os.path.join(x, METADATA)) for x in (folder, *inside, *deeper))

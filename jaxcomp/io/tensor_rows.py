@@ -23,7 +23,7 @@ from jaxcomp.io.tree_nodes import DTYPES, dtype_of
 
 CODEC = "tensors"
 VERSION = 1
-# Tables of a chunk take hundreds of bytes: a ten-thousandth. Two cores have eight in the making.
+# Tables of a chunk take hundreds of bytes: a ten-thousandth. Two cores have four in the making.
 CHUNK_NBYTES = 1 << 22
 CHUNK_LIMIT = 1 << 26  # what a stranger may make us decode at once
 LEAST = 16  # bytes: one value of the widest dtype

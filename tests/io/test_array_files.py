@@ -20,3 +20,10 @@ def test_other_tools_read_them(tmp_path):
     with pytest.raises(jc.UnsupportedInput, match=r"\.npy or \.safetensors"):
         jc.io.write_array(tmp_path / "y.txt", "y", x)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_name_that_the_format_keeps_is_refused(tmp_path):
+    jc.io.save_tensors(tmp_path / "x.jxc", {"__metadata__": np.arange(3)})
+    with pytest.raises(jc.UnsupportedInput, match="another name than __metadata__"):
+        jc.io.decompress_file(tmp_path / "x.jxc", tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()

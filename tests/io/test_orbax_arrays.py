@@ -1,5 +1,7 @@
 """Arrays of Orbax checkpoints one by one, into .jxc files and out of them."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,12 @@ def test_a_step_becomes_a_jxc_file_and_safetensors(run, tmp_path):
 
 def test_folders_that_are_no_step_are_named(run, tmp_path):
     assert is_orbax(run) and is_orbax(run / "3") and not is_orbax(tmp_path)
+    shutil.copytree(run / "3", tmp_path / "model" / "3")
+    assert is_orbax(tmp_path / "model")
+    np.save(tmp_path / "model" / "w.npy", np.arange(3))
+    assert not is_orbax(tmp_path / "model")
+    assert jc.io.compress_file(tmp_path / "model", tmp_path / "model.jxc").files > 5
+    shutil.rmtree(tmp_path / "model")
     for folder in (run, tmp_path):
         with pytest.raises(jc.UnsupportedInput, match="expected one step or item") as error:
             list(orbax_arrays(folder))
