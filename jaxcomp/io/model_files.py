@@ -284,7 +284,7 @@ def _into_folder(stack, target, files, folders):
                 file.flush()
                 os.fsync(file.fileno())
 
-    return each()
+    return stack.enter_context(contextlib.closing(each()))  # closes what is open before the rest
 
 
 def _into_zip(stack, file, files):
@@ -296,4 +296,4 @@ def _into_zip(stack, file, files):
             with archive.open(zipfile.ZipInfo(entry.path), "w", force_zip64=True) as member:
                 yield member
 
-    return each()
+    return stack.enter_context(contextlib.closing(each()))  # closes what is open before the rest
