@@ -44,7 +44,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.io.orbax_outline import write_outline, write_shardings
+from jaxcomp.io.orbax_outline import PROCESS, write_outline, write_shardings
 from jaxcomp.io.shard_files import Box, Leaf, Shards, box_of, open_shards, write_shards
 from jaxcomp.io.tensor_rows import EXPANSION, PLENTY, check_room
 
@@ -241,7 +241,7 @@ def _open_all(folder, stack):
             open_shards(lambda k, kind=kind: (folder / FILE.format(kind, k)).open("rb"))
         )
         for kind in (ARRAYS, NUMPY)
-        if (folder / FILE.format(kind, 0)).exists()
+        if any((folder / x.format(kind, 0)).exists() for x in (FILE, PROCESS))
     ]
 
 

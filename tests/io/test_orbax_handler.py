@@ -147,3 +147,6 @@ def test_what_is_damaged_or_missing_or_asked_for_otherwise_is_told_by_name(tmp_p
         path.write_bytes(good[:-1])
         with pytest.raises(CorruptStream, match="truncated"):
             checkpointer.restore(folder, args=arguments(tree))
+        path.unlink()
+        with pytest.raises(CorruptStream, match="copy the whole checkpoint"):
+            checkpointer.restore(folder, args=arguments(tree))
