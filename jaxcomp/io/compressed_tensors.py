@@ -28,11 +28,11 @@ from jaxcomp.formats.microscaling import MXFP4
 from jaxcomp.formats.nvfp4 import NVFP4
 from jaxcomp.formats.qtensor import QTensor
 from jaxcomp.io.bit_fields import pack_tiles, pack_words, unpack_tiles, unpack_words, words_for
-from jaxcomp.io.gptq import write_modules
+from jaxcomp.io.gptq import read_modules, write_modules
 from jaxcomp.io.grid_codes import NVFP4_F32, Grid, codes_of, grouped, plain, tensor
 
 PARTS = (
-    *("weight_packed", "weight", "weight_scale", "weight_shape", "weight_zero_point"),
+    *("weight_scale", "weight_packed", "weight", "weight_shape", "weight_zero_point"),
     *("weight_g_idx", "weight_global_scale"),
 )
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
@@ -44,26 +44,12 @@ def from_compressed_tensors(
     """{X.weight: leaf [out, in]} of a checkpoint's arrays by name; others stay as they are.
 
     config: its quantization_config, needed only where shapes leave open how many bits a packed
-    weight of fewer than 32 inputs has, or where scales of blocks end that are no powers of two, or
-    do not divide the weight. dtype: of the dense weights; by default that of the scales, and
+    weight of fewer than 32 inputs has, or how large blocks are that share a scale (one in 192 rows
+    may be cut). dtype: of the dense weights; by default that of the scales, and
     float32 for nvfp4 and mxfp4. CorruptStream where shapes contradict each other.
     """
     widths, blocks = _widths(config), _blocks(config)
-    modules = {
-        name.removesuffix(".weight_scale") for name in arrays if name.endswith(".weight_scale")
-    }
-    tree, done = {}, set()
-    for name, x in arrays.items():
-        module, _, part = name.rpartition(".")
-        if module not in modules or part not in PARTS:
-            tree[name] = x
-        elif module not in done:
-            done.add(module)
-            given = {
-                p: np.asarray(arrays[f"{module}.{p}"]) for p in PARTS if f"{module}.{p}" in arrays
-            }
-            tree[f"{module}.weight"] = _leaf(module, given, widths, blocks, dtype)
-    return tree
+    return read_modules(arrays, PARTS, lambda name, x: _leaf(name, x, widths, blocks, dtype))
 
 
 def to_compressed_tensors(

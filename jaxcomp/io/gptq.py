@@ -52,7 +52,8 @@ def to_gptq(tree: Mapping[str, Any], *, version: int = 1) -> tuple[dict[str, Any
 
 def read_modules(arrays, parts, make):
     """make(X, {part: array}) under X.weight for every module X that has the first of the parts."""
-    modules = {name.removesuffix(f".{parts[0]}") for name in arrays if name.endswith(parts[0])}
+    ends = f".{parts[0]}"
+    modules = {name.removesuffix(ends) for name in arrays if name.endswith(ends)}
     tree, done = {}, set()
     for name, x in arrays.items():
         module, _, part = name.rpartition(".")
