@@ -17,6 +17,8 @@ Orbax's own for pytrees with other handlers of jax.Array and np.ndarray; nothing
 the process. Folders, steps, what is kept, atomic renames and waiting stay Orbax's: a save that is
 killed leaves the folder that Orbax would. Its arguments are PyTreeSave and PyTreeRestore;
 StandardSave, of a handler that takes no others for leaves, fails in Orbax with an AttributeError.
+Managers in several threads of a process must not begin to save at once: with any handler, Orbax
+numbers its operations for the whole process, and mixes up their folders.
 
 Every process writes one file, `jaxcomp.arrays.<process>.jxc` (shard_files.py), with the shards
 that it has and no other writes: of replicas one, of many replicated leaves each process some.

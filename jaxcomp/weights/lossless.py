@@ -8,7 +8,9 @@ and heads, and 83.5 % of float32. DFloat11 keeps about 70 % of bfloat16 (Zhang e
 arXiv:2504.11651).
 
 Decoding in bfloat16 writes 0.5 to 0.9 GB/s on one core of a CPU, where a product with few rows is
-then two to six times as long as with the dense weight: it is memory that is saved.
+then two to six times as long as with the dense weight: it is memory that is saved. Encoding takes
+80 MB/s of bfloat16 and 130 of float32. Gradients reach what such weights are multiplied by; they
+themselves are frozen: jax.grad by them is jax's TypeError for integers.
 """
 
 import warnings
