@@ -78,7 +78,10 @@ class Writer:
             return [type(x).__name__, *(self.node(y, (*path, str(i))) for i, y in enumerate(x))]
         if type(x) is dict and all(type(key) is str for key in x):
             return ["dict", {key: self.node(x[key], (*path, key)) for key in sorted(x)}]
-        below, _ = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)
+        try:
+            below, _ = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)
+        except (TypeError, ValueError) as error:  # keys of several types have no order
+            raise UnsupportedInput(f"{_named(path)}expected a pytree of jax: {error}") from None
         if len(below) == 1 and below[0][1] is x:
             raise UnsupportedInput(
                 f"{_named(path)}expected arrays, numbers, strings and compressed leaves in a tree, "

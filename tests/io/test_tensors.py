@@ -191,6 +191,7 @@ def test_what_cannot_be_saved_is_named_and_leaves_the_old_file(tmp_path):
         ({"key": jax.random.key(0)}, "key_data"),
         (iter([("key", jax.random.key(0))]), "key_data"),
         ({"a": np.ma.masked_array([1.0], True)}, "a: expected an array, got one with a mask"),
+        ({"a": {1: np.ones(1), "1": np.ones(1)}}, "a: expected a pytree of jax"),
         ({"a": np.ones((1,) * 33)}, "a: expected at most 32 axes"),
         ({"a": np.ones((0, 1 << 48))}, r"a: expected .* below 2\*\*48"),
     ):
