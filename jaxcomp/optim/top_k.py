@@ -2,10 +2,10 @@
 
     C(x) = x on the k largest |x|, else 0        |C(x) - x|^2 <= (1 - k/d) |x|^2
 
-What is not finite counts as largest. A place takes ceil(log2 d) bits. Stich et al., Sparsified SGD
-with Memory, NeurIPS 2018, definition 2.1. The approximate one is Chern et al., TPU-KNN, NeurIPS
-2022: it looks at the largest of each of many bins, and finds `recall` of the k where large entries
-lie at random; on CPU and GPU it is exact.
+What is not finite counts as largest. A place takes about log2(d / k) + 2 bits (places.py). Stich
+et al., Sparsified SGD with Memory, NeurIPS 2018, definition 2.1. The approximate one is Chern et
+al., TPU-KNN, NeurIPS 2022: it looks at the largest of each of many bins, and finds `recall` of the
+k where large entries lie at random; on CPU and GPU it is exact.
 """
 
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ def top_k(density: float = 0.01, *, recall: float | None = None) -> Compressor:
             _, places = lax.top_k(size, count)
         else:
             _, places = lax.approx_max_k(size, count, recall_target=recall)
+        places = jnp.sort(places)
         values = flat[places].astype(x.dtype)
         return wire({"values": values, "places": pack_places(places, x.size)}, x), state
 
