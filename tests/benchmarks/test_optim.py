@@ -46,11 +46,11 @@ def test_a_table_goes_on_where_it_was_stopped(task, tmp_path, monkeypatch):
     near = {f"text|nesterov|{cell['rate'] * 2**by:g}" for by in (-0.5, 0, 0.5)}
     assert f"{cell['rate']:g}" == f"{best:g}" and near <= set(rates)
     row = optim_report.rows_of(results.found, "text")["top_k 1 % + EF"]
-    # One of 32 entries: a float32, and a place of 5 bits that is packed in eights, to seven others.
-    assert row["nbytes"] == 20 * 7 * 9 + flag
+    # One of 32 entries: a float32, and a place of 5 bits, packed in eights, and 2, to seven others.
+    assert row["nbytes"] == 20 * 7 * 10 + flag
     assert row["ratio"] == cell["sent_nbytes"][-1] / row["nbytes"]
     # 64 senders have shards of one number, half of them of filling.
-    assert row["ratios"][64] == (2 * 63 * 4 + 8) / (63 * 9 + 8)
+    assert row["ratios"][64] == (2 * 63 * 4 + 8) / (63 * 10 + 8)
     optim_report.draw(results.found, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
     monkeypatch.setattr(optim, "program", None)

@@ -127,8 +127,9 @@ def test_warm_up_sends_fewer_entries_at_each_stage():
     nbytes, owed = jax.jit(jax.vmap(one, axis_name="senders"))(gradients)
     counts = [100, 100, 25, 25, 6, 6, 4, 4]
     assert [(x == 0).sum() for x in owed[0]] == counts
-    # To one other: values, places of 9 bits, and whether all is finite.
-    expected = [4 * k + k + -(-k // 8) + 4 for k in counts]
+    # To one other: values, places among 400, and whether all is finite.
+    places = {100: 25 + 25, 25: 13 + 7, 6: 6 + 2, 4: 3 + 2}
+    expected = [4 * k + places[k] + 4 for k in counts]
     np.testing.assert_array_equal(nbytes, np.tile(np.cumsum(expected), (2, 1)))
 
 

@@ -29,7 +29,7 @@ def test_a_compressor_is_an_exchange_of_nobody():
     sent, mean, _ = lone.mean(jnp.zeros(2, jnp.uint32), jnp.array([1.0, 3]), ())
     np.testing.assert_array_equal(sent, [0, 3])
     np.testing.assert_array_equal(mean, sent)
-    assert lone.axes == () and lone.nbytes(jnp.zeros(2)) == 5
+    assert lone.axes == () and lone.nbytes(jnp.zeros(2)) == 6
 
 
 def test_an_exchange_has_axes_of_its_own():

@@ -177,7 +177,7 @@ def test_half_precision_gradients_are_sent_so_and_the_rounding_is_kept():
 
     run = jax.jit(lambda: jax.lax.scan(step, transform.init(gradient), None, 2))
     state, outs = run()
-    assert state.log.nbytes[0, 0] == 2 * (2 * 2 + 1)
+    assert state.log.nbytes[0, 0] == 2 * (2 * 2 + 2)
     np.testing.assert_allclose(
         state.own.value[0] + outs[-1].astype(jnp.float32), [2, 0.002, 2, 3], rtol=1e-2
     )

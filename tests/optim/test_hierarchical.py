@@ -38,8 +38,8 @@ def test_all_is_sent_in_the_end_and_a_chip_sends_its_shard():
     mean, owed = 20 * INPUTS.mean((0, 1)), memory.mean((0, 1))
     np.testing.assert_allclose(total + owed, np.broadcast_to(mean, total.shape), atol=1e-4)
     assert np.linalg.norm(owed) < 0.5 * np.linalg.norm(mean)
-    # A shard of 50: 200 bytes each way within, 5 values and 6 bytes of places to three slices.
-    assert (nbytes == [20 * (2 * 200 + 3 * (5 * 4 + 6) + 7), 20 * 2 * 7 * 50]).all()
+    # A shard of 50: 200 bytes each way within, 5 values and 5 bytes of places to three slices.
+    assert (nbytes == [20 * (2 * 200 + 3 * (5 * 4 + 5) + 7), 20 * 2 * 7 * 50]).all()
 
 
 def test_the_axes_are_apart():

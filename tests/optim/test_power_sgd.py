@@ -64,8 +64,8 @@ def test_nearly_low_rank_gradients_arrive_better_than_their_largest_entries():
     inputs = jnp.asarray(low + RANDOM.normal(size=(8, 48, 64)), jnp.float32)  # noise per sender
     rank = optim.power_sgd(4, "senders")
     nbytes = 4 * 4 * (48 + 64) * 2 * 7 / 8
-    # Three bytes and a half for a value and its place, seven times.
-    largest = optim.gathered(optim.top_k(nbytes / (7 * 5.5) / 3072), "senders")
+    # Four bytes for a value and seven bits for its place, seven times.
+    largest = optim.gathered(optim.top_k(nbytes / (7 * 4.875) / 3072), "senders")
 
     def last(exchange, x, steps=4):
         def step(state, i):

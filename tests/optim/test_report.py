@@ -20,7 +20,7 @@ def test_bytes_norms_and_steps_through_a_chain():
         _, state = update(gradient, state)
     found = optim.report(state)
     # 3, then 6 - 6, then 4 or 3: messages (4, 3), (4, 6), (8, 3)
-    assert found == (3, 3 * (4 + 3), 3 * 32, 32 / 7, 3.0, 0)
+    assert found == (3, 3 * (4 + 4), 3 * 32, 4.0, 3.0, 0)
 
 
 def test_senders_add_up_and_large_wires_are_exact():
