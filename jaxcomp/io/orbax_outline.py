@@ -62,7 +62,7 @@ def write_shardings(folder: Any, shardings: dict[str, jax.sharding.Sharding]) ->
 
 def _zarr_name(dtype: np.dtype) -> str:
     """What zarr calls a dtype, or tensorstore; for the few that neither knows the bytes."""
-    if dtype.isbuiltin == 1:
+    if dtype.type.__module__ == "numpy":  # isbuiltin is 0 of a dtype that was copied or unpickled
         return dtype.str
     try:
         return tensorstore.dtype(dtype.name).name

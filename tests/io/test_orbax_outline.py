@@ -1,10 +1,13 @@
 """What Orbax lists of a checkpoint that it cannot read."""
 
+import copy
+
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 import jaxcomp as jc
+from jaxcomp.io.orbax_outline import _zarr_name
 from tests.io.orbax_trees import a_tree
 
 
@@ -27,3 +30,10 @@ def test_metadata_lists_without_this_library_which_it_needs_to_restore(tmp_path)
             assert theirs[name].dtype == (np.uint8 if name in unknown else x.dtype)
     assert ours["int8"].sharding.to_jax_sharding() == tree["int8"].sharding
     assert theirs["int8"].sharding == ours["int8"].sharding
+
+
+def test_a_copied_dtype_has_the_name_of_its_original():
+    for name in ("float16", "bfloat16", "uint4"):
+        dtype = np.dtype(name)
+        assert _zarr_name(copy.deepcopy(dtype)) == _zarr_name(dtype)
+    assert _zarr_name(np.dtype("float16")) == "<f2"
