@@ -138,10 +138,10 @@ METHODS = {
     "ef21_momentum top_k 1 %": Method(
         plain(optim.ef21_momentum, gathered(optim.top_k(0.01))), start=1 / (1 - MOMENTUM)
     ),
-    "ef21_momentum top_k 9 % float8 both ways": Method(
+    "ef21_momentum top_k 14 % float8 both ways": Method(
         plain(
             optim.ef21_momentum,
-            two_way(narrow(optim.top_k(0.09), jnp.float8_e5m2)),
+            two_way(narrow(optim.top_k(0.14), jnp.float8_e5m2)),
             0.2,
         ),
         start=0.7 / (1 - MOMENTUM),
