@@ -1,12 +1,15 @@
 """Files and folders are replaced at once, or not at all."""
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
 import jaxcomp as jc
+from jaxcomp.coding import atomic
 from jaxcomp.coding.atomic import new_folder, replacing, write_atomic
 
 
@@ -73,3 +76,120 @@ def test_a_folder_comes_at_once_and_never_over_files(tmp_path):
     for taken in (folder, folder / "a"):
         with pytest.raises(jc.UnsupportedInput, match="new or empty folder"), new_folder(taken):
             raise AssertionError
+
+
+# Three at a time write one file and a folder each, and are killed after up to 30 ms: who reads then
+# finds a whole file, and no writer finds that its own was taken away.
+STORM = """
+import os, random, shutil, signal, sys, time
+from jaxcomp.coding.atomic import new_folder, replacing
+path = sys.argv[1]
+
+def write(folder):
+    while True:
+        letter = bytes([random.randrange(97, 123)])
+        with replacing(path) as file:
+            for _ in range(50):
+                file.write(letter * 1000)
+                file.flush()
+        shutil.rmtree(folder, ignore_errors=True)
+        with new_folder(folder) as made:
+            for name in "ab":
+                with open(os.path.join(made, name), "wb") as file:
+                    file.write(letter)
+
+def looks():
+    data = open(path, "rb").read()
+    return len(data) == 50000 and len(set(data)) == 1
+
+left = 0
+for turn in range(12):
+    children = []
+    for k in range(3):
+        child = os.fork()
+        if not child:
+            random.seed(turn * 3 + k)
+            try:
+                write(f"{path}{k}")
+            finally:
+                os._exit(1)
+        children.append(child)
+    for child in children:
+        time.sleep(random.random() * 0.01 + 0.005)
+        os.kill(child, signal.SIGKILL)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert looks()
+    left += sum(name.endswith(".tmp") for name in os.listdir(os.path.dirname(path)))
+print(left)
+"""
+
+
+@pytest.mark.skipif(atomic.fcntl is None, reason="no locks of files")
+def test_what_killed_writers_left_is_removed_and_never_what_one_writes(tmp_path):
+    path = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", STORM, path], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 0 and not done.stderr  # some were killed half way
+    other = tmp_path / "out.b.00000000-00000000.tmp"
+    other.write_bytes(b"of another target")
+    folder = tmp_path / "out1"
+    shutil.rmtree(folder, ignore_errors=True)
+    for k in "02":
+        shutil.rmtree(f"{path}{k}", ignore_errors=True)
+        with new_folder(f"{path}{k}"):
+            pass
+    with replacing(path) as file:
+        file.write(b"first")
+        file.flush()
+        with replacing(path) as second, new_folder(folder):  # the first is alive, and stays
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", other.name, "out0", "out1", "out2"]
+
+
+@pytest.mark.skipif(atomic.fcntl is None, reason="no locks of files")
+def test_what_another_host_left_is_removed_when_it_is_old(tmp_path):
+    left = tmp_path / "out.0123abcd-00000000.tmp"
+    left.mkdir()
+    inside = left / "a"
+    inside.write_bytes(b"")
+    old = time.time() - 2 * atomic.ABANDONED_SECONDS
+    os.utime(left, (old, old))
+    write_atomic(tmp_path / "out", b"")
+    assert left.exists()  # what is in it is new
+    os.utime(inside, (old, old))
+    write_atomic(tmp_path / "out", b"")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_the_new_name_is_on_the_disk_when_the_block_ends(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def watched(descriptor):
+        fsync(descriptor)
+        done.append(os.fstat(descriptor).st_ino)
+
+    def moved(*names):
+        replace(*names)
+        done.append("replaced")
+
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(os, "replace", moved)
+    path = tmp_path / "out"
+    write_atomic(path, b"new")
+    assert done == [path.stat().st_ino, "replaced", tmp_path.stat().st_ino]
+    done.clear()
+    with new_folder(tmp_path / "folder") as made:
+        os.makedirs(os.path.join(made, "in"))
+    places = [tmp_path / "folder" / "in", tmp_path / "folder"]
+    assert done == [*[x.stat().st_ino for x in places], "replaced", tmp_path.stat().st_ino]
+
+    def unable(descriptor):
+        if os.path.samestat(os.fstat(descriptor), tmp_path.stat()):
+            raise OSError(22, "this file system does not")
+
+    monkeypatch.setattr(os, "fsync", unable)
+    write_atomic(path, b"newer")
+    assert path.read_bytes() == b"newer"
