@@ -9,7 +9,8 @@ from jaxcomp.cli import common
 EPILOG = """\
 examples:
   jaxcomp verify model.jxc                 structure and the checksum of every chunk: a read
-  jaxcomp verify model.jxc --decode        also decodes all, and compares SHA-256 of the originals
+  jaxcomp verify model.jxc --decode        also decodes all, and compares SHA-256 of the originals;
+                                           trees: that they can be put together again
   jaxcomp verify new.jxc --decode --base old.jxc
 
 Memory is that of a few chunks of 4 MB, and nothing is written. The exit code is 0 for a whole file
@@ -47,17 +48,23 @@ def run(arguments: argparse.Namespace) -> int:
 def _signal(arguments, source):
     from jaxcomp.coding.container import read
 
-    if arguments.decode:
-        raise UnsupportedInput("--decode is for models, this is a photo or a tree; decompress it")
     container = read(source)
+    if arguments.decode:
+        if container.codec != "tree":
+            raise UnsupportedInput("--decode is for models, this is a photo; decompress it")
+        common.start_jax()
+        from jaxcomp.io.weights_file import verify_weights
+
+        verify_weights(container)
     sizes = [len(data) for data in container.sections.values()]
     name = common.shown(arguments.input)
-    return {"file": name, "chunks": len(sizes), "bytes": sum(sizes), "decoded": False}
+    return {"file": name, "chunks": len(sizes), "bytes": sum(sizes), "decoded": arguments.decode}
 
 
 def _tensors(arguments, source):
     from jaxcomp.io.model_files import verify_file
     from jaxcomp.io.tensors import open_tensors
+    from jaxcomp.io.weights_file import check_tree
 
     if arguments.decode:
         common.start_jax()
@@ -69,6 +76,8 @@ def _tensors(arguments, source):
             if arguments.decode and "files" in file.index:
                 verify_file(file, progress=advance)
             else:
+                if arguments.decode and "tree" in file.index:
+                    check_tree(file.index["tree"], file.rows)
                 file.verify(decode=arguments.decode, progress=advance)
         return {
             "file": common.shown(arguments.input),

@@ -94,7 +94,7 @@ class Writer:
                 "several files"
             )
         data = zlib.compress(plain, 9)
-        if len(plain) > _most_plain(len(data)):
+        if len(plain) > most_plain(len(data)):
             data = zlib.compress(plain, 0)
         self._write(data)
         crc = zlib.crc32(data).to_bytes(4, "little")
@@ -185,7 +185,7 @@ class Reader:
         data = self._at(start + room - length, length)
         if zlib.crc32(data) != int.from_bytes(trailer[8:12], "little"):
             corrupt("the index is damaged: its CRC32 is another")
-        inflate, limit = zlib.decompressobj(), _most_plain(length)
+        inflate, limit = zlib.decompressobj(), most_plain(length)
         try:
             plain = inflate.decompress(data, limit + 1)
         except zlib.error as error:
@@ -195,7 +195,7 @@ class Reader:
         return plain, start + room - length
 
 
-def _most_plain(deflated: int) -> int:
+def most_plain(deflated: int) -> int:
     """Bytes that an index of so many deflated ones may have."""
     return min(INDEX_LIMIT, FREE + INFLATION * deflated)
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from jaxcomp import tree as trees
-from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
+from jaxcomp.base import UnsupportedInput
 from jaxcomp.coding.atomic import replacing
 from jaxcomp.io import tree_nodes
 from jaxcomp.io.error_bound import Bounded, is_float
@@ -32,7 +32,7 @@ from jaxcomp.io.target_ratio import Sink, Trial, find_bound
 from jaxcomp.io.tensor_reader import Tensors, opened
 from jaxcomp.io.tensor_rows import CHUNK_NBYTES
 from jaxcomp.io.tensor_writer import TensorWriter
-from jaxcomp.io.weights_file import check_leaves, on_device
+from jaxcomp.io.weights_file import check_tree, on_device, rebuilt
 
 Path = str | os.PathLike[str]
 
@@ -173,16 +173,9 @@ def load_tensors(
             arrays = map(on_device, file.arrays([file.row(name) for name in file.names]))
             saved = dict(zip(file.names, arrays, strict=True))
             return saved if like is None else tree_nodes.fill(saved, like)
-        try:
-            node = file.index["tree"]
-            tree_nodes.Reader([None] * len(file.rows)).value(node)  # before anything is decoded
-            arrays = list(map(on_device, file.arrays(file.rows)))
-            saved = tree_nodes.Reader(arrays).value(node)
-        except JaxcompError:
-            raise
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-            raise CorruptStream(f"expected a tree that was saved, got another: {error}") from None
-    check_leaves(saved)
+        node = file.index["tree"]
+        check_tree(node, file.rows)  # before anything is decoded
+        saved = rebuilt(node, list(map(on_device, file.arrays(file.rows))))
     if like is not None:
         return tree_nodes.fill(saved, like)
     if name := tree_nodes.unnamed(saved):

@@ -7,7 +7,8 @@ Container (coding/container.py) of codec "tree", header {"tree_version", "leaves
             deflated; tree_nodes.py has the nodes, coding/coded_array.py kinds and planes
     arrays  the planes of all rows, one after another
 
-Everything that the index claims is compared with the size of the file before it is allocated.
+Everything that the index claims is compared with the size of the file before it is allocated, and
+so is how far the index itself may inflate.
 """
 
 import json
@@ -15,6 +16,7 @@ import math
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +25,7 @@ import numpy as np
 from jaxcomp import tree as trees
 from jaxcomp.base import CorruptStream, JaxcompError, UnsupportedInput
 from jaxcomp.coding import container
+from jaxcomp.coding.chunked import most_plain
 from jaxcomp.coding.coded_array import Codes, check_plane, read_array, symbol_counts, write_array
 from jaxcomp.formats.leaf import Leaf
 from jaxcomp.io.tree_nodes import DEPTH_LIMIT, Reader, Writer, dtype_of, fill, flat, unnamed
@@ -68,6 +71,31 @@ def weights_bytes(tree: Any) -> bytes:
     return framed(tree, node, writer.rows, sizes, arrays)
 
 
+def verify_weights(file: container.Container) -> int:
+    """Decode all of a file that save_weights wrote, as load_weights does; returns how many arrays.
+    A tree that can only be loaded with like= is whole, too."""
+    return len(_saved(file)[1])
+
+
+def check_tree(node: Any, rows: Sequence[Any]) -> None:
+    """CorruptStream for nodes that no tree is made of, and leaves that are no weights.
+
+    rows: what has the shape and dtype of each array; their values are not needed.
+    """
+    rebuilt(node, [None] * len(rows))
+    check_leaves(rebuilt(node, [jax.ShapeDtypeStruct(row.shape, row.dtype) for row in rows]))
+
+
+def rebuilt(node: Any, arrays: list[Any]) -> Any:
+    """The tree of a node and its arrays. CorruptStream for what no writer wrote."""
+    try:
+        return Reader(arrays).value(node)
+    except JaxcompError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise CorruptStream(f"expected a tree that was saved, got another: {error}") from None
+
+
 def framed(
     tree: Any,
     node: Any,
@@ -93,7 +121,10 @@ def framed(
         "values": sum(math.prod(leaf.shape) for leaf in leaves),
         "nbytes": sum(x.nbytes for x, _ in arrays),
     }
-    sections = {"index": zlib.compress(index.encode("ascii"), 9), "arrays": data}
+    deflated = zlib.compress(index.encode("ascii"), 9)
+    if len(index) > most_plain(len(deflated)):  # a reader would take it for a trap
+        deflated = zlib.compress(index.encode("ascii"), 0)
+    sections = {"index": deflated, "arrays": data}
     return container.pack(KIND, header, sections)
 
 
@@ -110,6 +141,19 @@ class _Row(NamedTuple):
 
 
 def _tree_of(file: container.Container, like: Any) -> Any:
+    saved, _ = _saved(file)
+    if like is not None:
+        return fill(saved, like)
+    if name := unnamed(saved):
+        raise UnsupportedInput(
+            f"expected like= for a tree with nodes of {ascii(name)}, got none; pass a tree of the "
+            "same structure, such as freshly initialised params"
+        )
+    return saved
+
+
+def _saved(file: container.Container) -> tuple[Any, list[Any]]:
+    """The tree, with Fields for nodes of classes that no file may name, and its arrays."""
     if file.codec != KIND:
         raise UnsupportedInput(
             f"expected a file of codec {KIND!r}, written by save_weights, got {file.codec!r}; "
@@ -129,30 +173,25 @@ def _tree_of(file: container.Container, like: Any) -> Any:
         reader = Reader([None] * len(rows))
         reader.value(index["tree"])
         arrays = _arrays(rows, reader.codes, file)
-        saved = Reader(arrays).value(index["tree"])
     except JaxcompError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise CorruptStream(f"expected a tree that was saved, got another: {error}") from None
+    saved = rebuilt(index["tree"], arrays)
     check_leaves(saved)
-    if like is not None:
-        return fill(saved, like)
-    if name := unnamed(saved):
-        raise UnsupportedInput(
-            f"expected like= for a tree with nodes of {ascii(name)}, got none; pass a tree of the "
-            "same structure, such as freshly initialised params"
-        )
-    return saved
+    return saved, arrays
 
 
 def _index(data: bytes) -> dict[str, Any]:
-    inflate = zlib.decompressobj()
+    inflate, limit = zlib.decompressobj(), min(INDEX_LIMIT, most_plain(len(data)))
     try:
-        text = inflate.decompress(data, INDEX_LIMIT)
+        text = inflate.decompress(data, limit + 1)
     except zlib.error as error:
         raise CorruptStream(f"expected an index, got what does not inflate: {error}") from None
-    if not inflate.eof or inflate.unused_data:
-        raise CorruptStream("expected one index, got more or less; fetch the file again")
+    if not inflate.eof or inflate.unused_data or len(text) > limit:
+        raise CorruptStream(
+            f"expected one index of at most {limit} bytes, got more or less; fetch the file again"
+        )
     depth = 0
     strings = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # no steps back: they take 100 times the memory
     for bracket in re.finditer(rb"[\[{}\]]", re.sub(strings, b"", text)):

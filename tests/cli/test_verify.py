@@ -1,14 +1,20 @@
 """jaxcomp verify: files of every kind, whole and damaged."""
 
+import copy
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import jaxcomp as jc
 from jaxcomp.cli.main import main
+from jaxcomp.formats.format import Format
+from jaxcomp.formats.qtensor import from_codes
+from jaxcomp.io import tree_nodes
+from jaxcomp.io.tensor_writer import TensorWriter
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -50,5 +56,38 @@ def test_damage_is_found(capsys, refused, photo):
         capsys.readouterr()
     assert main(["verify", "z.jxc", "--max-bytes", "1"]) == main(["info", "z.jxc", "--quick"]) == 0
     capsys.readouterr()
+    jc.io.save_weights("w.jxc", {"w": np.arange(99)})
+    assert main(["verify", "w.jxc", "--decode"]) == 0
+    capsys.readouterr()
+    assert "--decode is for" in refused("verify", "a.jxc", "--decode")
     Path("t.jxc").write_bytes(data[:-1])
     assert "truncated" in refused("verify", "t.jxc", "--decode")
+
+
+def test_arrays_that_make_no_tree_are_found(capsys, refused):
+    codes, scales = np.zeros((8, 32), np.uint8), np.ones((8, 1), np.float32)
+    leaf = from_codes(jnp.asarray(codes, jnp.int32), jnp.asarray(scales), None, Format(8), size=32)
+    nodes = tree_nodes.Writer()
+    node = nodes.node({"w": leaf})
+    for change, message in (
+        (lambda fields: None, None),
+        (lambda fields: fields.update(scales=9), "an array among"),
+        (
+            lambda fields: fields.update(scales=fields["codes"], codes=fields["scales"]),
+            "weight in 'w'",
+        ),
+        (lambda fields: fields.pop("codes"), "the fields"),
+    ):
+        changed = copy.deepcopy(node)
+        change(changed[1]["w"][2])
+        with open("t.jxc", "wb") as file, TensorWriter(file) as writer:
+            for k, (x, _) in enumerate(nodes.rows):
+                writer.add(str(k), x)
+            writer.finish({"kind": "tree", "tree": changed})
+        assert main(["verify", "t.jxc"]) == 0  # every checksum fits
+        capsys.readouterr()
+        if message is None:
+            assert main(["verify", "t.jxc", "--decode"]) == 0
+            capsys.readouterr()
+        else:
+            assert message in refused("verify", "t.jxc", "--decode")

@@ -199,6 +199,7 @@ LIES = {
     "no JSON": (forged(text=b"{"), "in JSON"),
     "no object": (forged(text=b"[]"), "a tree and its rows"),
     "deep": (forged(text=b'{"rows":[],"tree":' + b"[" * 90000 + b"]" * 90000 + b"}"), "deep"),
+    "swollen": (forged(text=b'{"rows":[],"tree":[' + b"[]," * 5_000_000 + b"0]}"), "at most 15"),
     "arrays left over": (forged(arrays=container.unpack(SMALL).sections["arrays"] + b"x"), "bytes"),
 }
 
@@ -213,6 +214,11 @@ def test_lies_with_fitting_checksums_are_refused_without_allocating(name):
         assert tracemalloc.get_traced_memory()[1] < 3e7
     finally:
         tracemalloc.stop()
+
+
+def test_an_index_that_deflates_too_well_is_stored():
+    text = "a" * 1_500_000
+    assert tree_of(weights_bytes(text)) == text and len(weights_bytes(text)) > len(text)
 
 
 def test_versions_kinds_and_unknown_leaves_are_named(tmp_path):
