@@ -47,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         done = compress_file(source, target, **options)
     if not done.files:
         common.note(source, "of Orbax: its arrays are kept, by path; they become .safetensors")
+    for path, why in done.unread.items():
+        common.note(f"{source}/{path}", f"kept as bytes: {why}")
     stored = done.nbytes >= done.original_nbytes
     if stored:
         common.note(source, "it does not shrink, and is stored as it is")
@@ -59,10 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
         "arrays": done.arrays,
         "files": done.files,
         "stored": stored,
+        "kept_as_bytes": done.unread,
         **common.speed(done.original_nbytes, time.perf_counter() - start),
     }
+    kept = f", {len(done.unread)} files as bytes" if done.unread else ""
     line = (
-        f"{record['input']} -> {record['output']}: {done.arrays} arrays, {done.original_nbytes} -> "
+        f"{record['input']} -> {record['output']}: {done.arrays} arrays{kept}, "
+        f"{done.original_nbytes} -> "
         f"{done.nbytes} bytes, {record['ratio']:.3f} of them, "
         f"{record['megabytes_per_second']:.0f} MB/s"
     )

@@ -4,9 +4,10 @@
     decompress_file("model.jxc", "model.safetensors")      # the same bytes, SHA-256 compared
 
 A file comes back byte for byte: its header and whatever else is no array are kept as bytes. Of a
-folder all files are kept, those that are no .safetensors or .npy file as bytes. Of an .npz, which
-is a zip archive that may be packed, the .npy files in it come back byte for byte, in an archive
-that is not packed; nothing in it is ever unpickled. open_tensors reads the arrays of all of these.
+folder all files are kept, those that are no .safetensors or .npy file, or none that we read, as
+bytes. Of an .npz, which is a zip archive that may be packed, the .npy files in it come back byte
+for byte, in an archive that is not packed; nothing is ever unpickled. open_tensors reads the
+arrays of all of these.
 
 Of an Orbax checkpoint the arrays are kept, by path (orbax_arrays.py); they become .safetensors.
 """
@@ -42,12 +43,16 @@ UNREADABLE = zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError
 
 
 class Report(NamedTuple):
-    """What came of it: bytes of the original files and of the .jxc file, arrays, and files."""
+    """What came of it: bytes of the original files and of the .jxc file, arrays, and files.
+
+    unread: {path: why} of files of a folder or .npz that are named as arrays and kept as bytes.
+    """
 
     original_nbytes: int
     nbytes: int
     arrays: int
     files: int
+    unread: dict[str, str]
 
 
 def compress_file(
@@ -62,12 +67,13 @@ def compress_file(
 
     base: a previous .jxc file of such a model, against which its arrays are coded where smaller.
 
-    Raises UnsupportedInput for what is none of these, and for files that change meanwhile.
+    Raises UnsupportedInput for what is none of these, and for files that change meanwhile. In a
+    folder or an .npz one file that is none is kept as bytes, and the report says so.
     """
     source = os.fspath(source)
     if os.path.isdir(source) and is_orbax(source):
         return _compress_orbax(source, target, base, threads, progress)
-    kind, files, folders = survey(source)
+    kind, files, folders, unread = survey(source)
     with contextlib.ExitStack() as stack:
         before = opened(base, stack)
         if before is not None:
@@ -87,7 +93,7 @@ def compress_file(
                 ) from None
         index = {"kind": kind, "files": entries}
         nbytes = writer.finish(index | ({"folders": folders} if folders else {}))
-    return Report(sum(entry[1] for entry in entries), nbytes, len(names), len(entries))
+    return Report(sum(entry[1] for entry in entries), nbytes, len(names), len(entries), unread)
 
 
 def _compress_orbax(source, target, base, threads, progress):
@@ -103,7 +109,7 @@ def _compress_orbax(source, target, base, threads, progress):
 
     options = {"base": base, "threads": threads, "progress": progress}
     nbytes = save_tensors(target, counted(), **options)
-    return Report(total, nbytes, count, 0)
+    return Report(total, nbytes, count, 0, {})
 
 
 def decompress_file(
@@ -142,7 +148,7 @@ def decompress_file(
             _copy_file(entry, parts, next(writing), progress)
         next(writing, None)
         names = tensors.names
-    return Report(total, tensors.nbytes, len(names), len(files))
+    return Report(total, tensors.nbytes, len(names), len(files), {})
 
 
 def _tree_out(stack, tensors, target, progress):
@@ -155,7 +161,7 @@ def _tree_out(stack, tensors, target, progress):
     check_room(sum(row.nbytes for row in tensors.rows), tensors.max_nbytes)
     file = stack.enter_context(replacing(target)) if named else target
     nbytes = write_safetensors(file, tensors, progress=progress)
-    return Report(nbytes, tensors.nbytes, len(tensors.names), 1)
+    return Report(nbytes, tensors.nbytes, len(tensors.names), 1, {})
 
 
 class FileEntry(NamedTuple):

@@ -61,6 +61,15 @@ def test_what_does_not_shrink_is_stored_and_said_so(capsys, model):
     assert os.path.getsize("x.jxc") < os.path.getsize("noise.npy") + 400
 
 
+def test_a_file_that_is_none_of_arrays_is_kept_and_named(capsys, model):
+    np.save("model/x.npy", np.array([{}], object), allow_pickle=True)
+    assert main(["compress", "model", "m.jxc"]) == 0
+    out, err = capsys.readouterr()
+    assert " 1 arrays, 1 files as bytes, " in out
+    assert err.startswith("jaxcomp: note: model/x.npy: kept as bytes: x: expected an array of num")
+    assert list(said(capsys, "compress", "model", "m.jxc")["kept_as_bytes"]) == ["x.npy"]
+
+
 def test_through_pipes(monkeypatch, capsysbinary, model):
     assert main(["compress", "x.safetensors", "-"]) == 0
     packed, line = capsysbinary.readouterr()

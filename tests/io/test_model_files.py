@@ -67,7 +67,7 @@ def test_single_files_come_back_byte_for_byte(tmp_path):
         data = (tmp_path / f"x{suffix}").read_bytes()
         seen = []
         done = compress_file(tmp_path / f"x{suffix}", packed, progress=seen.append)
-        assert done == (len(data), os.path.getsize(packed), arrays, 1)
+        assert done == (len(data), os.path.getsize(packed), arrays, 1, {})
         assert sum(seen) == len(data)
         assert decompress_file(packed, tmp_path / "back", progress=seen.append) == done
         assert (tmp_path / "back").read_bytes() == data and sum(seen) == 2 * len(data)
@@ -96,6 +96,29 @@ def test_folders_come_back_whole_and_new(tmp_path):
     compress_file(source, tmp_path / "x.jxc")
     with jc.io.open_tensors(tmp_path / "x.jxc") as file:
         assert {"other", "more.safetensors:other"} & set(file.names) and len(file.names) == 5
+
+
+def test_a_file_that_is_none_of_arrays_is_kept_as_bytes_among_others(tmp_path):
+    source = a_folder(tmp_path / "model")
+    np.save(source / "objects.npy", np.array([{}], object), allow_pickle=True)
+    (source / "pointer.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (source / "empty.npy").write_bytes(b"")
+    done = compress_file(source, tmp_path / "x.jxc")
+    assert (done.arrays, done.files) == (4, 9)
+    assert set(done.unread) == {"objects.npy", "pointer.safetensors", "empty.npy"}
+    assert "only a pickle holds" in done.unread["objects.npy"]
+    decompress_file(tmp_path / "x.jxc", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(source)
+    np.savez(tmp_path / "x.npz", a=np.array([{}], object), b=np.arange(9))
+    done = compress_file(tmp_path / "x.npz", tmp_path / "y.jxc")
+    assert done.arrays == 1 and list(done.unread) == ["a.npy"]
+    decompress_file(tmp_path / "y.jxc", tmp_path / "y.npz")
+    both = [zipfile.ZipFile(tmp_path / name) for name in ("x.npz", "y.npz")]
+    assert both[0].read("a.npy") == both[1].read("a.npy")
+    os.makedirs(tmp_path / "only")
+    os.rename(source / "objects.npy", tmp_path / "only" / "objects.npy")
+    with pytest.raises(jc.UnsupportedInput, match="found none; objects.npy: .* Python objects"):
+        compress_file(tmp_path / "only", tmp_path / "x.jxc")
 
 
 def test_archives_keep_their_arrays_and_open_no_pickle(tmp_path):

@@ -15,8 +15,8 @@ def test_folders_are_walked_in_order_with_links_to_files(tmp_path):
         np.save(tmp_path / name, np.arange(3))
     (tmp_path / "config.json").write_text("{}")
     os.symlink(tmp_path / "z.npy", tmp_path / "link.npy")  # as the cache of Hugging Face has them
-    kind, files, empty = survey(str(tmp_path))
-    assert kind == "folder" and empty == ["b/empty"]
+    kind, files, empty, unread = survey(str(tmp_path))
+    assert kind == "folder" and empty == ["b/empty"] and not unread
     assert [path for path, *_ in files] == ["config.json", "link.npy", "z.npy", "b/a.npy"]
     assert files[3][2][1].name == "b/a"
 
