@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
     ]
     print(common.table(heads, rows))
     print(f"{len(rows)} arrays; headers and other files {other} bytes, coded {coded}")
+    if shared := sum(found["shared"] for found in record["arrays"]):
+        print(f"{shared} arrays share chunks: coded is their part of them, by size")
     if delta:
         print(f"a delta against the file of SHA-256 {ascii(delta)[1:-1]}")
     print(f"in all {total} bytes, the file {file.nbytes}, {record['ratio']:.3f} of them")
@@ -109,6 +111,7 @@ def _record(info, achieved) -> dict[str, Any]:
         "shape": list(info.shape),
         "original_bytes": info.nbytes,
         "bytes": info.coded_nbytes,
+        "shared": info.shared,
         "ratio": round(info.coded_nbytes / max(info.nbytes, 1), 6),
         "order0_bytes": None if info.order0_nbytes is None else round(info.order0_nbytes, 1),
         "over_order0": over,

@@ -81,7 +81,7 @@ def _tensors(arguments, source):
                 file.verify(decode=arguments.decode, progress=advance)
         return {
             "file": common.shown(arguments.input),
-            "chunks": sum(row.chunks for row in file.rows),
+            "chunks": file.chunks,
             "bytes": file.nbytes,
             "decoded": arguments.decode,
         }

@@ -17,7 +17,10 @@ from jaxcomp.io.tensor_rows import Row, check_room
 
 
 class ArrayInfo(NamedTuple):
-    """One array: nbytes in memory, coded_nbytes in the file, and at order 0 (None: not asked)."""
+    """One array: nbytes in memory, coded_nbytes in the file, and at order 0 (None: not asked).
+
+    shared: it has a part of a chunk, and coded_nbytes is such a part of the chunk's bytes.
+    """
 
     name: str | None
     dtype: str
@@ -25,6 +28,7 @@ class ArrayInfo(NamedTuple):
     nbytes: int
     coded_nbytes: int
     order0_nbytes: float | None
+    shared: bool
 
 
 def array_infos(
@@ -35,12 +39,12 @@ def array_infos(
     entropy: decode everything to count it, in the memory of a few chunks. UnsupportedInput where
         that is more than the limit that the file was opened with: a small file may say a lot.
     """
-    counts: dict[int, np.ndarray] = {}
+    counts: dict[tuple[int, int], np.ndarray] = {}
     if entropy:
         check_room(sum(row.nbytes for row in tensors.rows), tensors.max_nbytes)
         for row, found in tensors.parts(tensors.rows, _counts):
-            before = counts.get(row.first)
-            counts[row.first] = found if before is None else before + found
+            place = row.first, row.start
+            counts[place] = found if place not in counts else counts[place] + found
             if progress is not None:
                 progress(int(found[0].sum()) * len(found))
     return [
@@ -50,7 +54,10 @@ def array_infos(
             row.shape,
             row.nbytes,
             tensors.coded_nbytes(row),
-            (_entropy_nbytes(counts[row.first]) if row.size else 0.0) if entropy else None,
+            (_entropy_nbytes(counts[row.first, row.start]) if row.size else 0.0)
+            if entropy
+            else None,
+            row.pool > 0,
         )
         for row in tensors.rows
     ]

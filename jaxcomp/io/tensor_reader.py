@@ -20,8 +20,12 @@ from jaxcomp.base import CorruptStream, UnsupportedInput
 from jaxcomp.coding.bounded_chunk import decode_any
 from jaxcomp.coding.chunked import Reader
 from jaxcomp.coding.tensor_chunk import chunk_kind
-from jaxcomp.io.tensor_rows import EXPANSION, PLENTY, Row, check_room, read_rows
+from jaxcomp.io.tensor_index import read_rows
+from jaxcomp.io.tensor_pools import Recent, Turns
+from jaxcomp.io.tensor_rows import EXPANSION, PLENTY, Row, check_room
 from jaxcomp.io.tensor_writer import AHEAD, workers
+
+KEPT = 2  # pools at least of the last arrays that were read: others in them are likely next
 
 
 class Tensors:
@@ -39,10 +43,16 @@ class Tensors:
         with contextlib.ExitStack() as stack:
             self._file = stack.enter_context(Reader(path))
             self.rows = read_rows(self._file)
+            self._pools: dict[int, list[Row]] = {}  # of each shared chunk
+            for row in self.rows:
+                if row.pool:
+                    self._pools.setdefault(row.first, []).append(row)
+            self._recent = Recent(self._decode_pool, max(KEPT, self._threads))
             self._by_name = {row.name: row for row in self.rows if row.name is not None}
             self._base = opened(base, stack)
             self.header, self.index = self._file.header, self._file.index
             self.nbytes = self._file.nbytes  # of the whole file
+            self.chunks = len(self._file.lengths)
             both = self.nbytes + (0 if self._base is None else self._base.nbytes)
             self.max_nbytes = max(PLENTY, EXPANSION * both) if max_nbytes is None else max_nbytes
             self._stack = stack.pop_all()
@@ -89,23 +99,32 @@ class Tensors:
         start, size = first * each, int(np.prod(shape, dtype=np.int64))
         check_room(size * row.dtype.itemsize, self.max_nbytes)
         out = np.empty(shape, row.dtype)
-        for _ in in_order(self._fill, _jobs(row, start, start + size, out), self._threads):
+        threads = self._threads if row.chunks > 1 else 1
+        for _ in in_order(self._fill, _jobs(row, start, start + size, out), threads):
             pass
         return out
 
     def arrays(self, rows: list[Row]) -> Iterator[np.ndarray]:
         """The arrays of these rows, one after another, the next ones being decoded meanwhile."""
         check_room(sum(row.nbytes for row in rows), self.max_nbytes)
-        begun: deque[np.ndarray] = deque()
+        turns, begun = Turns(rows), deque()
 
         def jobs():
             for row in rows:
-                if row.size:
+                if row.pool:
+                    if turns.needed(row):
+                        yield self._decode_pool, row.first
+                    turns.take(row)
+                elif row.size:
                     begun.append(np.empty(row.shape, row.dtype))
-                    yield from _jobs(row, 0, row.size, begun[-1])
+                    for job in _jobs(row, 0, row.size, begun[-1]):
+                        yield self._fill, *job
 
-        done = in_order(self._fill, jobs(), self._threads)
+        done, pools = in_order(_call, jobs(), self._threads), _Taken(rows)
         for row in rows:
+            if row.pool:
+                yield pools.take(row, done).reshape(row.shape).copy()
+                continue
             for _ in range(row.chunks):
                 next(done)
             yield begun.popleft() if row.size else np.empty(row.shape, row.dtype)
@@ -113,12 +132,32 @@ class Tensors:
     def parts(
         self, rows: list[Row], function: Callable[[Row, np.ndarray], Any] | None = None
     ) -> Iterator[tuple[Row, Any]]:
-        """(row, values of one chunk) of all of them in order, a few decoded ahead.
+        """(row, values of one chunk that it has) of all of them in order, a few decoded ahead.
 
-        function(row, values): applied by the threads, to give something else than the values.
+        function(row, values): applied by the threads, to give something else than the values; of
+        arrays that share a chunk, by who takes the results.
         """
-        jobs = ((row, at, function) for row in rows for at in range(0, row.size, row.step))
-        yield from in_order(self._part, jobs, self._threads)
+        turns = Turns(rows)
+
+        def jobs():
+            for row in rows:
+                if row.pool:
+                    if turns.needed(row):
+                        yield self._decode_pool, row.first
+                    turns.take(row)
+                else:
+                    for at in range(0, row.size, row.step):
+                        yield self._part, row, at, function
+
+        done, pools = in_order(_call, jobs(), self._threads), _Taken(rows)
+        with contextlib.closing(done):
+            for row in rows:
+                if row.pool:
+                    values = pools.take(row, done)
+                    yield row, values if function is None else function(row, values)
+                else:
+                    for _ in range(row.chunks):
+                        yield row, next(done)
 
     def kinds(self, row: Row) -> dict[str, int]:
         """How the chunks of an array were coded: {kind: chunks}."""
@@ -129,7 +168,10 @@ class Tensors:
         return found
 
     def coded_nbytes(self, row: Row) -> int:
-        """Bytes of an array in the file."""
+        """Bytes of an array in the file; of a chunk that it shares, by the values that are its."""
+        if row.pool:
+            whole = self._file.lengths[row.first]
+            return whole * (row.start + row.size) // row.pool - whole * row.start // row.pool
         return sum(self._file.lengths[row.first : row.first + row.chunks])
 
     def verify(self, *, decode: bool = False, progress: Callable[[int], None] | None = None) -> int:
@@ -140,7 +182,12 @@ class Tensors:
         """
         if decode:
             check_room(sum(row.nbytes for row in self.rows), self.max_nbytes)
-        jobs = ((row, at, decode) for row in self.rows for at in range(0, row.size, row.step))
+        jobs = (
+            (row, at, decode)
+            for row in self.rows
+            for at in range(0, row.size, row.step)
+            if not row.start  # one of each chunk
+        )
         count = 0
         for nbytes in in_order(self._verify, jobs, self._threads):
             count += 1
@@ -168,33 +215,51 @@ class Tensors:
 
     def _fill(self, row: Row, start: int, stop: int, out: np.ndarray, origin: int) -> None:
         """out[start - origin : stop - origin] from the one chunk that has these values."""
+        into = out[start - origin : stop - origin]
+        if row.pool:
+            into[:] = self._recent(row.first)[row.start + start : row.start + stop]
+            return
         at = start // row.step * row.step
         count = min(row.step, row.size - at)
-        into = out[start - origin : stop - origin]
         if stop - start == count:
             self._decode(row, at, into)
         else:
             into[:] = self._decode(row, at, None)[start - at : stop - at]
 
-    def _part(self, row: Row, at: int, function: Any) -> tuple[Row, Any]:
+    def _part(self, row: Row, at: int, function: Any) -> Any:
         values = self._decode(row, at, None)
-        return row, values if function is None else function(row, values)
+        return values if function is None else function(row, values)
 
     def _verify(self, row: Row, at: int, decode: bool) -> int:
-        count = min(row.step, row.size - at)
-        if decode:
+        count = row.pool or min(row.step, row.size - at)
+        if decode and row.pool:
+            self._decode_pool(row.first)
+        elif decode:
             self._decode(row, at, None)
         else:
             self._file.chunk(row.first + at // row.step)
         return count * row.dtype.itemsize
 
     def _decode(self, row: Row, at: int, out: np.ndarray | None) -> np.ndarray:
-        data = self._file.chunk(row.first + at // row.step)
         count = min(row.step, row.size - at)
-        before = None
+        return self._decode_chunk(
+            row.first + at // row.step, row, count, [(row, at, at + count)], out
+        )
+
+    def _decode_pool(self, first: int) -> np.ndarray:
+        """The values of a chunk that arrays share."""
+        rows = self._pools[first]
+        inside = [(row, 0, row.size) for row in rows]
+        return self._decode_chunk(first, rows[0], rows[0].pool, inside, None)
+
+    def _decode_chunk(self, number, row, count, inside, out):
+        """`count` values like those of row. inside: which values of which rows they are."""
+        data, before = self._file.chunk(number), None
         if "base" in self.header and chunk_kind(data).startswith("delta"):
-            like = self._checked_base().like(row)
-            before = None if like is None else self._base.flat(like, at, at + count)
+            base = self._checked_base()
+            likes = [(base.like(row), start, stop) for row, start, stop in inside]
+            if all(like is not None for like, _, _ in likes):
+                before = np.concatenate([base.flat(*like) for like in likes])
         return decode_any(data, row.dtype, count, base=before, out=out)
 
     def check_target(self, target: Any) -> None:
@@ -222,6 +287,26 @@ class Tensors:
                 "file that the delta was made against"
             )
         return self._base
+
+
+class _Taken:
+    """Pools that were decoded in turn, and are held while some of their arrays are to come."""
+
+    def __init__(self, rows: list[Row]):
+        self._turns, self._values = Turns(rows), {}
+
+    def take(self, row: Row, done: Iterator[np.ndarray]) -> np.ndarray:
+        """The values of the next row, flat, which are not to be written to."""
+        if self._turns.needed(row):
+            self._values[row.first] = next(done)
+        found = self._values[row.first][row.start : row.start + row.size]
+        for first in self._turns.take(row):
+            del self._values[first]
+        return found
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def in_order(

@@ -1,4 +1,4 @@
-"""What a file of tensors says of its arrays, and what of that is believed.
+"""Arrays of a file of tensors, and the chunks that hold them.
 
 A file of codec "tensors" (coding/chunked.py) has the header {"tensors_version", "chunk_nbytes"},
 with "base" for a delta: the SHA-256 of the file that it is one against. Its index is
@@ -7,8 +7,9 @@ with "base" for a delta: the SHA-256 of the file that it is one against. Its ind
     {"arrays": ..., "kind": "file" | "folder" | "npz", "files": [...], ...}        compress_file
 
 Every array is cut into chunks of at most chunk_nbytes, of whole rows where one fits (`cut`), in C
-order, little-endian; chunks of all arrays follow each other. A name of null is for bytes that are
-no array: headers, small files.
+order, little-endian; chunks of all arrays follow each other. Small ones share a chunk, and have a
+fourth entry that says so (tensor_pools.py); version 1 had none. A name of null is for bytes that
+are no array: headers, small files.
 """
 
 import math
@@ -17,12 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.coding.chunked import Reader
+from jaxcomp.base import UnsupportedInput
 from jaxcomp.io.tree_nodes import DTYPES, dtype_of
 
 CODEC = "tensors"
-VERSION = 1
+VERSION = 2  # and 1, in which no array shared a chunk, is read
 # Tables of a chunk take hundreds of bytes: a ten-thousandth. Two cores have four in the making.
 CHUNK_NBYTES = 1 << 22
 CHUNK_LIMIT = 1 << 26  # what a stranger may make us decode at once
@@ -36,13 +36,18 @@ PLENTY, EXPANSION = 1 << 32, 16
 
 
 class Row(NamedTuple):
-    """One array: name, dtype, shape, its first chunk, and the values in each chunk but the last."""
+    """One array: name, dtype, shape, its first chunk, and the values in each chunk but the last.
+
+    Where it shares a chunk with others: where it starts there, and the values of the chunk, else 0.
+    """
 
     name: str | None
     dtype: np.dtype
     shape: tuple[int, ...]
     first: int
     step: int
+    start: int = 0
+    pool: int = 0
 
     @property
     def size(self) -> int:
@@ -56,7 +61,7 @@ class Row(NamedTuple):
 
     @property
     def chunks(self) -> int:
-        """How many chunks hold it."""
+        """How many chunks hold it: one that it shares is one."""
         return -(-self.size // self.step)
 
     @property
@@ -81,7 +86,7 @@ def make_row(name: str | None, dtype: Any, shape: Any, first: int, chunk_nbytes:
             f"{name}: expected a dtype among {', '.join(DTYPES)}, got {found}; view it as bytes"
         )
     shape = tuple(map(int, shape))
-    if not _fits(shape):
+    if not fits(shape):
         raise UnsupportedInput(
             f"{name}: expected at most {RANK_LIMIT} axes, each below 2**48, got {len(shape)} up to "
             f"{max(shape)}; reshape it"
@@ -98,56 +103,7 @@ def cut(shape: tuple[int, ...], dtype: np.dtype, chunk_nbytes: int) -> int:
     return most
 
 
-def read_rows(file: Reader) -> list[Row]:
-    """The arrays of a file, all that is said of them checked against its size."""
-    if file.codec != CODEC:
-        raise UnsupportedInput(
-            f"expected a file of codec {CODEC!r}, got {file.codec!r}; jaxcomp info says what it is"
-        )
-    if file.header.get("tensors_version") != VERSION:
-        raise UnsupportedInput(
-            f"expected tensors of version {VERSION}, got "
-            f"{file.header.get('tensors_version')!r:.40}; install the jaxcomp that wrote them"
-        )
-    chunk_nbytes = file.header.get("chunk_nbytes")
-    if type(chunk_nbytes) is not int or not LEAST <= chunk_nbytes <= CHUNK_LIMIT:
-        raise CorruptStream(
-            f"expected chunks of {LEAST} to {CHUNK_LIMIT} bytes, got {chunk_nbytes!r}"
-        )
-    entries, rows, first = file.index.get("arrays"), [], 0
-    if not isinstance(entries, list):
-        raise CorruptStream("expected a list of arrays in the index, got none")
-    for entry in entries:
-        rows.append(_row(entry, first, chunk_nbytes))
-        first += rows[-1].chunks
-        if first > len(file.lengths):
-            raise CorruptStream(f"expected {first} chunks and more, got {len(file.lengths)}")
-    if first != len(file.lengths):
-        raise CorruptStream(f"expected {first} chunks, got {len(file.lengths)}")
-    names = [row.name for row in rows if row.name is not None]
-    if len(set(names)) != len(names):
-        raise CorruptStream("expected a name of its own for each array, got one twice")
-    for row in rows:
-        for k in range(row.chunks):
-            count = min(row.step, row.size - k * row.step)
-            if not 0 < file.lengths[row.first + k] <= count * row.dtype.itemsize + SLACK:
-                raise CorruptStream(
-                    f"expected at most {count * row.dtype.itemsize + SLACK} bytes for {count} "
-                    f"values of {row.label}, got {file.lengths[row.first + k]}"
-                )
-    return rows
-
-
-def _row(entry: Any, first: int, chunk_nbytes: int) -> Row:
-    good = isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], list)
-    good = good and (entry[0] is None or isinstance(entry[0], str))
-    if not good or not all(type(n) is int for n in entry[2]) or not _fits(entry[2]):
-        raise CorruptStream(f"expected an array's name, dtype and shape, got {ascii(entry)[:80]}")
-    dtype, shape = dtype_of(entry[1]), tuple(entry[2])
-    return Row(entry[0], dtype, shape, first, cut(shape, dtype, chunk_nbytes))
-
-
-def _fits(shape: Sequence[int]) -> bool:
+def fits(shape: Sequence[int]) -> bool:
     """Whether NumPy and a memory have such arrays, also where they are empty."""
     good = len(shape) <= RANK_LIMIT and all(0 <= n < 1 << 48 for n in shape)
     return good and math.prod(n for n in shape if n) < 1 << 56

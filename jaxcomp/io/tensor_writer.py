@@ -1,7 +1,8 @@
 """Arrays to the chunks of a file, coded by several threads and written in order.
 
-At most AHEAD chunks for each thread are in the making: a checkpoint of any size is written in the
-memory of its largest array that is not on a disk already, and some chunks.
+At most AHEAD chunks for each thread are in the making, and a pool of small arrays for each dtype is
+open: a checkpoint of any size is written in the memory of its largest array that is not on a disk
+already, and some chunks.
 """
 
 import os
@@ -9,13 +10,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BufferedIOBase
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.coding.chunked import Writer
 from jaxcomp.coding.tensor_chunk import encode_chunk
+from jaxcomp.io.tensor_index import entry
+from jaxcomp.io.tensor_pools import ALONE, BEGINS, FOLLOWS, Pools, common_width
 from jaxcomp.io.tensor_rows import (
     CHUNK_LIMIT,
     CHUNK_NBYTES,
@@ -27,6 +30,8 @@ from jaxcomp.io.tensor_rows import (
 )
 
 AHEAD = 2
+# Bytes of an array up to which it shares a chunk. To have its own costs as much time as these.
+SHARED = 1 << 17
 Encode = Callable[..., bytes]
 
 
@@ -62,19 +67,25 @@ class TensorWriter:
         if base is not None:
             header["base"] = base.sha256
         self._writer, self._base, self._progress = Writer(file, CODEC, header), base, progress
-        self._chunk_nbytes, self._next = chunk_nbytes, 0
+        self._chunk_nbytes, self._pools = chunk_nbytes, Pools(chunk_nbytes)
+        self._entries: list[list[Any]] = []
+        self._small: dict[str, _Pool] = {}  # of each dtype
         self._ahead = AHEAD * workers(threads)
-        self._pool = ThreadPoolExecutor(workers(threads))
+        self._threads = ThreadPoolExecutor(workers(threads))
         self._waiting: deque[tuple[Future, int]] = deque()
         self._names: set[str] = set()
-        self.rows: list[Row] = []
         self.nbytes = 0  # of all arrays
 
     def __enter__(self) -> "TensorWriter":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
+
+    @property
+    def rows(self) -> list[Row]:
+        """What was added; of pools that are open the chunk is not known."""
+        return self._pools.rows
 
     def add(self, name: str | None, x: Any, *, encode: Encode = encode_chunk) -> None:
         """One array: of NumPy, in memory or mapped, or of jax. encode(chunk, base=) gives bytes."""
@@ -108,7 +119,7 @@ class TensorWriter:
         encode: Encode = encode_chunk,
     ) -> None:
         """One array that comes in pieces: parts(n) gives n flat values at a time, then the rest."""
-        row = make_row(name, dtype, shape, self._next, self._chunk_nbytes)
+        row = make_row(name, dtype, shape, 0, self._chunk_nbytes)
         if name is not None:
             if name in self._names:
                 raise UnsupportedInput(
@@ -116,19 +127,24 @@ class TensorWriter:
                 )
             self._names.add(name)
         like = None if self._base is None else self._base.like(row)
+        how = self._how(row, like, encode)
+        if how:
+            self._end(self._pools.add(row, how))
+            row = self._pools.rows[-1]
         done = 0
         for part in parts(row.step):
             if not 0 < part.size == min(row.step, row.size - done):
                 break
-            while len(self._waiting) >= self._ahead:
-                self._write_one()
-            job = self._pool.submit(_encode, part, row, self._base, like, done, encode)
-            self._waiting.append((job, part.size * row.dtype.itemsize))
+            if how:
+                self._share(part, row, like)
+            else:
+                self._submit(part.nbytes, _encode, part, row, self._base, like, done, encode)
             done += part.size
         else:
             if done == row.size:
-                self.rows.append(row)
-                self._next += row.chunks
+                if not how:
+                    self._pools.add(row, ALONE)
+                self._entries.append(entry(row, how))
                 self.nbytes += row.nbytes
                 return
         raise UnsupportedInput(
@@ -140,17 +156,60 @@ class TensorWriter:
 
         index: or a function that gives it, which is called when all chunks are written.
         """
+        for places in self._pools.end():
+            self._end(places)
         while self._waiting:
             self._write_one()
-        arrays = [[row.name, row.dtype.name, list(row.shape)] for row in self.rows]
         index = index() if callable(index) else index
-        return self._writer.finish({"arrays": arrays, **index})
+        return self._writer.finish({"arrays": self._entries, **index})
+
+    def _how(self, row: Row, like: Row | None, encode: Encode) -> int:
+        """Whether an array shares a chunk: with others that have a base, where it has one."""
+        small = 0 < row.nbytes <= min(SHARED, self._chunk_nbytes)
+        if not small or encode is not encode_chunk:
+            return ALONE
+        found = self._small.get(row.dtype.name)
+        alike = found is not None and (found.likes[0] is None) == (like is None)
+        return FOLLOWS if alike and self._pools.has_room(row, FOLLOWS) else BEGINS
+
+    def _share(self, part: np.ndarray, row: Row, like: Row | None) -> None:
+        """Keep a copy of an array until its pool ends: part may be of what is much larger."""
+        found = self._small.setdefault(row.dtype.name, _Pool([], []))
+        found.parts.append(np.array(part, row.dtype).reshape(-1))
+        found.likes.append(like)
+
+    def _end(self, places: list[int]) -> None:
+        """The chunk of a pool that ends, if one does."""
+        if places:
+            rows = [self._pools.rows[place] for place in places]
+            pool = self._small.pop(rows[0].dtype.name)
+            nbytes = sum(row.nbytes for row in rows)
+            self._submit(nbytes, _encode_pool, pool, rows, self._base)
+
+    def _submit(self, nbytes: int, *job: Any) -> None:
+        while len(self._waiting) >= self._ahead:
+            self._write_one()
+        self._waiting.append((self._threads.submit(*job), nbytes))
 
     def _write_one(self) -> None:
         job, nbytes = self._waiting.popleft()
         self._writer.add(job.result())
         if self._progress is not None:
             self._progress(nbytes)
+
+
+class _Pool(NamedTuple):
+    """The values of an open pool, and what each of its arrays is in the base."""
+
+    parts: list[np.ndarray]
+    likes: list[Row | None]
+
+
+def _encode_pool(pool, rows, base) -> bytes:
+    before = None
+    if pool.likes[0] is not None:
+        before = np.concatenate([base.flat(like, 0, like.size) for like in pool.likes])
+    return encode_chunk(np.concatenate(pool.parts).reshape(-1, common_width(rows)), base=before)
 
 
 def _encode(part, row, base, like, start, encode) -> bytes:

@@ -27,6 +27,7 @@ def test_every_array_is_listed(capsys, refused):
     assert lines[0] == "x.jxc" and lines[1].split()[:4] == ["array", "dtype", "shape", "bytes"]
     (line,) = [line.split() for line in lines if line.startswith("w ")]
     assert line[1:4] == ["float32", "40x50", "8000"] and line[-1] == "%"
+    assert "2 arrays share chunks: coded is their part of them, by size" in lines
     assert main(["info", "x.jxc", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     found = {array["name"]: array for array in record["arrays"]}
