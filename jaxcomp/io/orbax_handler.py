@@ -25,6 +25,12 @@ that it has and no other writes: of replicas one, of many replicated leaves each
 `save` returns when the arrays are copied to the host; coding and writing follow in a thread.
 Restoring asks for boxes, so neither devices nor processes need be those that saved.
 
+With `whole_every=10` nine of ten saves hold what changed since the tenth, which every one of them
+keeps as a hard link. Of a training run's parameters and Adam moments, 1, 10 and 100 steps after the
+whole save, a save takes 1.22, 1.11 and 1.05 times fewer bytes in float32, 1.28, 1.13 and 1.05 in
+bfloat16; saving takes 1.6 to 1.9 times as long, restoring twice. It pays where many steps are kept
+that lie near each other: a manager that keeps one has a delta and its base, more than a whole step.
+
 A small network and its Adam moments after 20 steps, in 8 shards a leaf: 0.62 of the bytes in
 bfloat16, where Orbax's zarr with zstd has 0.75, and 0.81 against 0.92 in float32; 1,000 leaves in
 8,000 shards of 50 floats: 2.3 MB against 11.9. The first save and the first restore of a process
@@ -46,6 +52,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
+from jaxcomp.io.orbax_deltas import BASE, Bases
 from jaxcomp.io.orbax_outline import PROCESS, write_outline, write_shardings
 from jaxcomp.io.shard_files import Box, Leaf, Shards, box_of, open_shards, write_shards
 from jaxcomp.io.tensor_rows import EXPANSION, PLENTY, check_room
@@ -54,24 +61,31 @@ FILE = "jaxcomp.{}.{}.jxc"  # kind, process
 ARRAYS, NUMPY = "arrays", "numpy"
 
 
-def orbax_handler(*, max_nbytes: int | None = None) -> ocp.PyTreeCheckpointHandler:
+def orbax_handler(
+    *, whole_every: int = 1, max_nbytes: int | None = None
+) -> ocp.PyTreeCheckpointHandler:
     """What a checkpointer takes: saves and restores arrays bit for bit, in fewer bytes.
 
     Any dtype that jax has, random keys, arrays of no size, compressed leaves, optimizer states.
     Numbers and strings are saved as Orbax does, and so are its checkpoints restored; what was saved
     as a number can be asked for as an array of one value, and the other way round.
 
+    whole_every: of so many saves one is whole, and the others are coded against it, chunk by chunk
+        where that is smaller. Every step stays complete by its folder alone: it holds a hard link
+        to the whole file, which the removal of the whole step leaves in place (orbax_deltas.py).
     max_nbytes: what leaves may take together when the caller names no shape for them; by default
         4 GiB, or 16 times the files where that is more.
 
     Raises CorruptStream, with the leaf's name, for bytes that no save wrote and for files that are
-    missing; UnsupportedInput for a shape other than the saved one, and for arrays of one process
-    among several.
+    missing, the base among them; UnsupportedInput for a shape other than the saved one, for arrays
+    of one process among several, and for whole_every where files cannot be linked.
     """
     known = ocp.type_handlers.supported_types()
     handlers = {kind: ocp.type_handlers.get_type_handler(kind) for kind in known}
     handlers |= dict.fromkeys((int, float, np.number), _ScalarHandler())
-    handlers |= {np.ndarray: _NumpyHandler(max_nbytes), jax.Array: _ArrayHandler(max_nbytes)}
+    bases = Bases(whole_every)
+    handlers[np.ndarray] = _NumpyHandler(max_nbytes, bases)
+    handlers[jax.Array] = _ArrayHandler(max_nbytes, bases)
     registry = ocp.type_handlers.create_type_handler_registry(*handlers.items())
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
@@ -79,9 +93,9 @@ def orbax_handler(*, max_nbytes: int | None = None) -> ocp.PyTreeCheckpointHandl
 class _ArrayHandler(ocp.type_handlers.ArrayHandler):
     """jax.Array: what Orbax asks of the handler of a type."""
 
-    def __init__(self, max_nbytes: int | None):
+    def __init__(self, max_nbytes: int | None, bases: Bases):
         super().__init__()
-        self._max_nbytes = max_nbytes
+        self._max_nbytes, self._bases = max_nbytes, bases
 
     async def metadata(self, infos: Sequence[Any]) -> Sequence[Any]:
         return _with_dtypes(await super().metadata(infos), infos)
@@ -93,7 +107,7 @@ class _ArrayHandler(ocp.type_handlers.ArrayHandler):
         leaves = _on_host(values, [info.name for info in infos], [arg.dtype for arg in args])
         shardings = {info.name: x.sharding for x, info in zip(values, infos, strict=True)}
         place = ARRAYS, jax.process_index(), jax.process_count()
-        job = _write(infos, leaves, place, shardings)
+        job = _write(infos, leaves, place, shardings, self._bases)
         return [ocp.future.CommitFutureAwaitingContractedSignals(job, name="jaxcomp_arrays")]
 
     async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
@@ -113,9 +127,9 @@ class _ArrayHandler(ocp.type_handlers.ArrayHandler):
 class _NumpyHandler(ocp.type_handlers.NumpyHandler):
     """np.ndarray, which process 0 writes."""
 
-    def __init__(self, max_nbytes: int | None):
+    def __init__(self, max_nbytes: int | None, bases: Bases):
         super().__init__()
-        self._max_nbytes = max_nbytes
+        self._max_nbytes, self._bases = max_nbytes, bases
 
     async def metadata(self, infos: Sequence[Any]) -> Sequence[Any]:
         return _with_dtypes(await super().metadata(infos), infos)
@@ -132,7 +146,7 @@ class _NumpyHandler(ocp.type_handlers.NumpyHandler):
             x = x.astype(x.dtype.newbyteorder("<"), copy=False)
             box = Box((0,) * x.ndim, x.shape)
             leaves.append(Leaf(info.name, x.dtype, x.shape, None, [(box, x)]))
-        job = _write(infos, leaves, (NUMPY, 0, 1), {})
+        job = _write(infos, leaves, (NUMPY, 0, 1), {}, self._bases)
         return [ocp.future.CommitFutureAwaitingContractedSignals(job, name="jaxcomp_numpy")]
 
     async def deserialize(self, infos: Sequence[Any], args: Any = None) -> Sequence[Any]:
@@ -219,7 +233,7 @@ def _copied(data, dtype):
     return x.copy() if data.device.platform == "cpu" else x  # on the CPU it is jax's own memory
 
 
-async def _write(infos, leaves, place, shardings):
+async def _write(infos, leaves, place, shardings, bases):
     """The file of one process and, by the first, the outline for those without jaxcomp."""
     for info in infos:
         await info.await_path_creation()
@@ -229,8 +243,12 @@ async def _write(infos, leaves, place, shardings):
         await write_outline(folder, kind, leaves, infos[0].ts_context)
         if kind == ARRAYS:
             write_shardings(folder, shardings)
-    with (folder / FILE.format(kind, process)).open("wb") as file:
-        write_shards(file, leaves, process, processes)
+    name, names = FILE.format(kind, process), tuple(leaf.name for leaf in leaves)
+    with (
+        bases.of(folder, name, BASE.format(kind, process), names) as base,
+        (folder / name).open("wb") as file,
+    ):
+        write_shards(file, leaves, process, processes, base=base)
         file.flush()
         with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # not on this disk
             os.fsync(file.fileno())
@@ -240,7 +258,10 @@ def _open_all(folder, stack):
     """The shards of a checkpoint; none for one that Orbax wrote itself."""
     return [
         stack.enter_context(
-            open_shards(lambda k, kind=kind: (folder / FILE.format(kind, k)).open("rb"))
+            open_shards(
+                lambda k, kind=kind: (folder / FILE.format(kind, k)).open("rb"),
+                lambda k, kind=kind: (folder / BASE.format(kind, k)).open("rb"),
+            )
         )
         for kind in (ARRAYS, NUMPY)
         if any((folder / x.format(kind, 0)).exists() for x in (FILE, PROCESS))

@@ -61,8 +61,10 @@ class Leaf(NamedTuple):
 class Shards:
     """Files of one save, open: `leaves` by their names, and read(name, boxes)."""
 
-    def __init__(self, files: list[Tensors], pool: Executor):
-        self.nbytes = sum(file.nbytes for file in files)
+    def __init__(self, files: list[Tensors], bases: list[Tensors | None], pool: Executor):
+        self.nbytes = sum(file.nbytes for file in [*files, *bases] if file is not None)
+        both = zip(files, bases, strict=True)
+        self._lacking = [file for file, base in both if base is None and "base" in file.header]
         self._pool = pool
         self.leaves: dict[str, Leaf] = {}
         for file in files:
@@ -74,6 +76,11 @@ class Shards:
         """These boxes of a leaf; zeros where one reaches beyond it. Threads decode chunks, each
         once; CorruptStream names the leaf."""
         leaf = self.leaves[name]
+        if any(file is x for _, (file, _) in leaf.shards for x in self._lacking):
+            raise CorruptStream(
+                f"{name}: expected the whole file that it is coded against beside its own, got "
+                "none; copy all files of the checkpoint"
+            )
         whole = Box((0,) * len(leaf.shape), leaf.shape)
         out = [
             (np.empty if overlap(box, whole) == box else np.zeros)(box.shape, leaf.dtype)
@@ -105,13 +112,14 @@ def write_shards(
     process: int,
     processes: int,
     *,
+    base: Tensors | None = None,
     chunk_nbytes: int = CHUNK_NBYTES,
 ) -> int:
     """What one process has of a tree, to a file; returns its bytes. The list of shards of every
-    leaf is emptied as they are written."""
+    leaf is emptied as they are written. base: an earlier such file, against which to code."""
     table = [[leaf.name, leaf.dtype.name, list(leaf.shape), leaf.key] for leaf in leaves]
     places = []
-    with TensorWriter(file, chunk_nbytes=chunk_nbytes) as writer:
+    with TensorWriter(file, base=base, chunk_nbytes=chunk_nbytes) as writer:
         for number, leaf in enumerate(leaves):
             while leaf.shards:
                 box, values = leaf.shards.pop(0)
@@ -122,10 +130,16 @@ def write_shards(
 
 
 @contextlib.contextmanager
-def open_shards(opener: Callable[[int], BufferedIOBase]) -> Iterator[Shards]:
-    """All files of one save: opener(process) opens one, and the first says how many there are."""
+def open_shards(
+    opener: Callable[[int], BufferedIOBase],
+    base_opener: Callable[[int], BufferedIOBase] | None = None,
+) -> Iterator[Shards]:
+    """All files of one save: opener(process) opens one, and the first says how many there are.
+
+    base_opener(process): the file that one is coded against, FileNotFoundError where there is none.
+    """
     with contextlib.ExitStack() as stack:
-        files, processes = [], 1
+        files, bases, processes = [], [], 1
         while len(files) < processes:
             try:
                 source = stack.enter_context(opener(len(files)))
@@ -134,7 +148,13 @@ def open_shards(opener: Callable[[int], BufferedIOBase]) -> Iterator[Shards]:
                     f"expected shards of {processes} processes, got those of {len(files)}; copy "
                     f"the whole checkpoint ({error})"
                 ) from error
-            file = stack.enter_context(Tensors(source, max_nbytes=UNLIMITED))
+            base = None
+            with contextlib.suppress(FileNotFoundError):
+                base = stack.enter_context(base_opener(len(files))) if base_opener else None
+            if base is not None:
+                base = stack.enter_context(Tensors(base, max_nbytes=UNLIMITED))
+            bases.append(base)
+            file = stack.enter_context(Tensors(source, base=base, max_nbytes=UNLIMITED))
             wanted = len(files), processes if files else file.index.get("processes")
             found = file.index.get("process"), file.index.get("processes")
             if file.index.get("shards_version") != VERSION:
@@ -149,7 +169,7 @@ def open_shards(opener: Callable[[int], BufferedIOBase]) -> Iterator[Shards]:
                 )
             processes = found[1]
             files.append(file)
-        yield Shards(files, stack.enter_context(ThreadPoolExecutor(workers(None))))
+        yield Shards(files, bases, stack.enter_context(ThreadPoolExecutor(workers(None))))
 
 
 def box_of(index: tuple[slice, ...], shape: tuple[int, ...]) -> Box:

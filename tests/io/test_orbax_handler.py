@@ -91,9 +91,9 @@ def test_a_manager_keeps_steps_of_a_train_state(tmp_path):
 def test_save_returns_before_anything_is_coded_and_donated_buffers_are_kept(tmp_path, monkeypatch):
     go = threading.Event()
 
-    def later(*arguments):
+    def later(*arguments, **options):
         assert go.wait(60)
-        return write_shards(*arguments)
+        return write_shards(*arguments, **options)
 
     module = importlib.import_module("jaxcomp.io.orbax_handler")
     monkeypatch.setattr(module, "write_shards", later)
