@@ -24,8 +24,9 @@ IN where it has one, else compressed-tensors for compressed weights and plain fo
 
 Weights go over as the same integers and scales where OUT can hold them, and the report says how
 many. Where it cannot, the command is refused, or they are rounded again as --round says, or become
-arrays by --dense. Names stay, and so do GGUF's metadata between GGUF files: a runtime for another
-format may expect other names. Other files of a folder (a tokenizer) are not copied.
+arrays by --dense. Names stay, and so do GGUF's metadata (tokenizer, hyperparameters) in .jxc files
+and back: a runtime for another format may expect other names. Other files of a folder are not
+copied.
 """
 
 
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     weights, kept = interchange.fit(model, layout, rounding=arguments.round, dense=dense)
     size = interchange.write_model(arguments.output.rstrip("/"), weights, layout, model)
     before = _size(arguments.input)
-    if model.metadata and layout != "gguf":
+    if model.metadata and layout not in ("gguf", "jxc"):
         common.note(arguments.output, f"{len(model.metadata)} metadata of GGUF are not kept")
     record = {
         "input": common.shown(arguments.input),

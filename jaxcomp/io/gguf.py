@@ -13,6 +13,7 @@ again byte for byte, if its metadata are passed on.
 
 import math
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -101,10 +102,7 @@ def save_gguf(
         raise UnsupportedInput(
             "expected a name of its own for each tensor, got two of one name; rename a key"
         )
-    head = [MAGIC, _u32(VERSION), _u64(len(rows)), _u64(len(metadata))]
-    for key, value in metadata.items():
-        number, data = _value(key, value, 0)
-        head += [_string(key), _u32(number), data]
+    head = [MAGIC, _u32(VERSION), _u64(len(rows)), pack_metadata(metadata)]
     at = 0
     for name, _, shape, number in rows:
         head += [_string(name), _u32(len(shape)), *map(_u64, reversed(shape))]
@@ -122,6 +120,24 @@ def save_gguf(
             file.write(raw.reshape(-1).view(np.uint8))
             file.write(bytes(-raw.nbytes % alignment))
     return len(first) + at
+
+
+def pack_metadata(metadata: Mapping[str, Any], names: Iterable[str] = ()) -> bytes:
+    """Metadata as a GGUF file has them, and the names of tensors in their order, after them."""
+    done = [_u64(len(metadata))]
+    for key, value in metadata.items():
+        number, data = _value(key, value, 0)
+        done += [_string(key), _u32(number), data]
+    return b"".join([*done, *map(_string, names)])
+
+
+def unpack_metadata(data: bytes) -> tuple[dict[str, Any], list[str]]:
+    """(metadata, names) of pack_metadata. CorruptStream for other bytes."""
+    cursor = _Cursor(np.frombuffer(data, np.uint8))
+    metadata, names = cursor.metadata(), []
+    while cursor.at < len(data):
+        names.append(cursor.string())
+    return metadata, names
 
 
 def _flat(tree, prefix=""):
@@ -244,6 +260,16 @@ class _Cursor:
             _refuse(f"a count of {count} in {len(self.data) - self.at} bytes")
         return count
 
+    def metadata(self) -> dict[str, Any]:
+        """All of it, of one key each."""
+        found: dict[str, Any] = {}
+        for _ in range(self.counted(8 + 4 + 1)):
+            key = self.string()
+            if key in found:
+                _refuse(f"{ascii(key)[:60]} twice")
+            found[key] = self.value(self.number(4), 0)
+        return found
+
     def value(self, number: int, depth: int) -> Any:
         if number in TYPES:
             kind = np.dtype(TYPES[number])
@@ -288,12 +314,7 @@ def _header(data: np.ndarray) -> tuple[dict[str, Any], list[_Entry]]:
             f"{version}; convert it with the tool that wrote it"
         )
     count = cursor.counted(8 + 4 + 4 + 8)
-    metadata: dict[str, Any] = {}
-    for _ in range(cursor.counted(8 + 4 + 1)):
-        key = cursor.string()
-        if key in metadata:
-            _refuse(f"{ascii(key)[:60]} twice")
-        metadata[key] = cursor.value(cursor.number(4), 0)
+    metadata = cursor.metadata()
     alignment = metadata.get("general.alignment", np.uint32(ALIGNMENT))
     if not isinstance(alignment, np.integer):
         _refuse("an alignment that is no number")

@@ -28,19 +28,26 @@ from jaxcomp.formats.leaf import Leaf
 from jaxcomp.formats.qtensor import QTensor, quantize
 from jaxcomp.io.awq import from_awq, to_awq
 from jaxcomp.io.compressed_tensors import from_compressed_tensors, to_compressed_tensors
-from jaxcomp.io.gguf import gguf_metadata, load_gguf, save_gguf
+from jaxcomp.io.gguf import (
+    gguf_metadata,
+    load_gguf,
+    pack_metadata,
+    save_gguf,
+    unpack_metadata,
+)
 from jaxcomp.io.gguf_blocks import KINDS
 from jaxcomp.io.gguf_leaves import GGUFBlocks, blocks_of, round_to_gguf
 from jaxcomp.io.gptq import from_gptq, to_gptq
 from jaxcomp.io.safetensors_leaves import load_safetensors, save_safetensors
 from jaxcomp.io.safetensors_plain import read_metadata, save_plain
 from jaxcomp.io.tree_nodes import flat
-from jaxcomp.io.weights_file import load_weights, save_weights
+from jaxcomp.io.weights_file import save_weights, weights_and_extra
 
 SAFETENSORS = ("plain", "jaxcomp", "compressed-tensors", "gptq", "awq")
 LAYOUTS = ("gguf", "jxc", *SAFETENSORS)
 CONFIG, INDEX, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 JSON_LIMIT = 1 << 28  # bytes of a folder's index: millions of names
+METADATA = "gguf"  # beside the tree of a .jxc file: metadata of GGUF, and the order of its tensors
 BLOCKS = "gguf:"  # in .jxc files and our safetensors: {"gguf:Q4_K": u8 array}
 
 
@@ -76,9 +83,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     if suffix == ".gguf":
         return Model(load_gguf(path), "gguf", gguf_metadata(path), {})
     if suffix == ".jxc":
-        weights = _named(_jxc(path))
-        found = any(hasattr(x, "dense") for x in weights.values())
-        return Model(weights, "jxc", {}, {}) if found else _model(weights, {})
+        return _jxc(path)
     if suffix == ".safetensors":
         metadata = read_metadata(path)
         if "jaxcomp" in metadata:
@@ -137,7 +142,8 @@ def write_model(
     if layout == "gguf":
         return save_gguf(path, dict(weights), source.metadata)
     if layout == "jxc":
-        return save_weights(path, dict(weights))
+        said = source.metadata and {METADATA: pack_metadata(source.metadata, weights)}
+        return save_weights(path, dict(weights), extra=said)
     folder = os.path.splitext(path)[1].lower() != ".safetensors"
     file = os.path.join(path, INDEX) if folder else path
     arrays, found = weights, None
@@ -321,14 +327,24 @@ def _json(text: bytes | str, path: str) -> dict[str, Any]:
     return value
 
 
-def _jxc(path: str) -> Any:
+def _jxc(path: str) -> Model:
     with open(path, "rb") as file:
         newer = file.read(5)[4:] == b"\x02"
+    metadata, names = {}, []
     if newer:
         from jaxcomp.io.tensors import load_tensors
 
-        return load_tensors(path)
-    return load_weights(path)
+        weights = _named(load_tensors(path))
+    else:
+        tree, extra = weights_and_extra(path)
+        weights = _named(tree)
+        if METADATA in extra:
+            metadata, names = unpack_metadata(extra[METADATA])
+    if sorted(names) == sorted(weights):
+        weights = {name: weights[name] for name in names}
+    found = any(hasattr(x, "dense") for x in weights.values())
+    model = Model(weights, "jxc", {}, {}) if found else _model(weights, {})
+    return model._replace(metadata=metadata)
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Container (coding/container.py) of codec "tree", header {"tree_version", "leaves
 "nbytes"}, which `jaxcomp info` prints, and two sections:
 
     index   {"tree": node, "rows": [[dtype, shape, kind, [bytes of each plane]], ...]}, JSON,
-            deflated; tree_nodes.py has the nodes, coding/coded_array.py kinds and planes
+            deflated; tree_nodes.py has the nodes, coding/coded_array.py kinds and planes;
+            "extra": {name: row} where there are bytes beside the tree
     arrays  the planes of all rows, one after another
 
 Everything that the index claims is compared with the size of the file before it is allocated, and
@@ -16,7 +17,8 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -37,13 +39,18 @@ INDEX_LIMIT = 1 << 25
 RANK_LIMIT = 32  # NumPy's is 64
 
 
-def save_weights(path: str | os.PathLike[str], tree: Any) -> int:
+def save_weights(
+    path: str | os.PathLike[str], tree: Any, *, extra: Mapping[str, bytes] | None = None
+) -> int:
     """Write a tree of arrays and compressed leaves to a .jxc file; returns the bytes of the file.
+
+    extra: bytes by name that belong to the file and not to the tree, as metadata of another format;
+        load_weights passes over them, weights_and_extra reads them.
 
     The file replaces the old one at once, or not at all. Raises UnsupportedInput for what is no
     array, number, string or known compressed leaf, naming it.
     """
-    data = weights_bytes(tree)
+    data = weights_bytes(tree, extra or {})
     container.write_atomic(path, data)
     return len(data)
 
@@ -61,20 +68,28 @@ def load_weights(path: str | os.PathLike[str], *, like: Any = None) -> Any:
     return _tree_of(container.read(path), like)
 
 
-def weights_bytes(tree: Any) -> bytes:
+def weights_and_extra(path: str | os.PathLike[str]) -> tuple[Any, dict[str, bytes]]:
+    """load_weights, and the bytes that were saved beside the tree, by name."""
+    saved = _saved(container.read(path))
+    return _filled(saved.tree, None), saved.extra
+
+
+def weights_bytes(tree: Any, extra: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
     """The bytes of the file of a tree."""
     writer = Writer()
     node = writer.node(tree)
+    places = {name: len(writer.rows) + k for k, name in enumerate(extra)}
+    writer.rows += [(np.frombuffer(data, np.uint8), None) for data in extra.values()]
     written = [write_array(x, codes) for x, codes in writer.rows]
     sizes = [(kind, [len(part) for part in parts]) for kind, parts in written]
     arrays = b"".join(part for _, parts in written for part in parts)
-    return framed(tree, node, writer.rows, sizes, arrays)
+    return framed(tree, node, writer.rows, sizes, arrays, places)
 
 
 def verify_weights(file: container.Container) -> int:
     """Decode all of a file that save_weights wrote, as load_weights does; returns how many arrays.
     A tree that can only be loaded with like= is whole, too."""
-    return len(_saved(file)[1])
+    return len(_saved(file).arrays)
 
 
 def check_tree(node: Any, rows: Sequence[Any]) -> None:
@@ -102,13 +117,18 @@ def framed(
     arrays: list[tuple[np.ndarray, Codes | None]],
     sizes: list[tuple[str, list[int]]],
     data: bytes,
+    extra: Mapping[str, int] = MappingProxyType({}),
 ) -> bytes:
-    """The file of a node, its arrays, (kind, bytes of each plane) of them, and all their planes."""
+    """The file of a node, its arrays, (kind, bytes of each plane) of them, and all their planes.
+
+    extra: the numbers of the arrays that are bytes beside the tree.
+    """
     rows = [
         [x.dtype.name, list(x.shape), kind, planes]
         for (x, _), (kind, planes) in zip(arrays, sizes, strict=True)
     ]
-    index = json.dumps({"tree": node, "rows": rows}, separators=(",", ":"), allow_nan=False)
+    said = {"tree": node, "rows": rows} | ({"extra": dict(extra)} if extra else {})
+    index = json.dumps(said, separators=(",", ":"), allow_nan=False)
     if len(index) > INDEX_LIMIT:
         raise UnsupportedInput(
             f"expected an index of at most {INDEX_LIMIT} bytes, got {len(index)}; save the tree in "
@@ -133,6 +153,14 @@ def tree_of(data: bytes, *, like: Any = None) -> Any:
     return _tree_of(container.unpack(data), like)
 
 
+class _Saved(NamedTuple):
+    """The tree, with Fields for nodes of classes that no file may name, all arrays, and extras."""
+
+    tree: Any
+    arrays: list[Any]
+    extra: dict[str, bytes]
+
+
 class _Row(NamedTuple):
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -141,7 +169,10 @@ class _Row(NamedTuple):
 
 
 def _tree_of(file: container.Container, like: Any) -> Any:
-    saved, _ = _saved(file)
+    return _filled(_saved(file).tree, like)
+
+
+def _filled(saved: Any, like: Any) -> Any:
     if like is not None:
         return fill(saved, like)
     if name := unnamed(saved):
@@ -152,8 +183,7 @@ def _tree_of(file: container.Container, like: Any) -> Any:
     return saved
 
 
-def _saved(file: container.Container) -> tuple[Any, list[Any]]:
-    """The tree, with Fields for nodes of classes that no file may name, and its arrays."""
+def _saved(file: container.Container) -> _Saved:
     if file.codec != KIND:
         raise UnsupportedInput(
             f"expected a file of codec {KIND!r}, written by save_weights, got {file.codec!r}; "
@@ -179,7 +209,8 @@ def _saved(file: container.Container) -> tuple[Any, list[Any]]:
         raise CorruptStream(f"expected a tree that was saved, got another: {error}") from None
     saved = rebuilt(index["tree"], arrays)
     check_leaves(saved)
-    return saved, arrays
+    extra = {name: np.asarray(arrays[k]).tobytes() for name, k in index["extra"].items()}
+    return _Saved(saved, arrays, extra)
 
 
 def _index(data: bytes) -> dict[str, Any]:
@@ -204,7 +235,13 @@ def _index(data: bytes) -> dict[str, Any]:
         raise CorruptStream(f"expected an index in JSON, got none: {error}") from None
     if not isinstance(index, dict) or not isinstance(index.get("rows"), list):
         raise CorruptStream("expected an index of a tree and its rows, got another")
-    return {"tree": index.get("tree"), "rows": index["rows"]}
+    extra = index.get("extra", {})
+    known = range(len(index["rows"]))
+    if not isinstance(extra, dict) or any(
+        type(k) is not int or k not in known for k in extra.values()
+    ):
+        raise CorruptStream(f"expected rows of what is beside the tree, got {ascii(extra)[:80]}")
+    return {"tree": index.get("tree"), "rows": index["rows"], "extra": extra}
 
 
 def _row(entry: Any) -> _Row:

@@ -22,6 +22,8 @@ def run(capsys, *arguments):
 def test_from_file_to_file(capsys):
     record, err = run(capsys, GGUF, "x.jxc")
     assert record["exact"] == 17 and record["rounded"] == 0 and record["to"] == "jxc"
+    assert not err
+    _, err = run(capsys, GGUF, "x.safetensors", "--layout", "jaxcomp")
     assert "metadata of GGUF are not kept" in err
     record, err = run(capsys, GGUF, "y.gguf")
     assert Path("y.gguf").read_bytes() == GGUF.read_bytes() and not err
