@@ -23,6 +23,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -32,29 +33,39 @@ from jaxtyping import Array, Float32
 from jaxcomp.base import Exchange, UnsupportedInput
 from jaxcomp.optim.compressed_mean import dense_over
 from jaxcomp.optim.exchange import reduce_nbytes, size_of
-from jaxcomp.optim.random import uniform
+from jaxcomp.optim.random import fold, uniform
 
 START = (0x505753, 0x474421)  # of Q, on all senders alike; any key
 # A column of which projections leave less than this share is a sum of those before, to rounding.
 DEPENDENT = 1e-6
+FIRST, SECOND = 1, 2  # beside the key: of the two factors
 LEAST = 2.0**-120  # its reciprocal is a float; columns of less count as zeros
 
 dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # not in bfloat16 on a TPU
 
 
 def power_sgd(
-    rank: int, axis_name: str | Sequence[str], *, dtype: DTypeLike = jnp.float32
+    rank: int,
+    axis_name: str | Sequence[str],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    factors: Exchange | None = None,
 ) -> Exchange:
     """rank r: factors of (m + n) r numbers go for m n entries. axis_name: several, in a tuple.
 
     dtype: of the numbers, float32 or bfloat16, for twice the rank in the same bytes. What that
     rounds of a sender's own S_i counts as not sent; what sums on the way round is lost.
+    factors: another exchange over these axes in place of that all-reduce, for the factors [r, m]
+    and [r, n], whose rows differ in size; compressed_mean(quantized(block=32), axis,
+    remembers=False), say, for nearly four times the rank in the same bytes. Of a small
+    transformer, rank 11 so lost 0.1 % against SGD, rank 5 in bfloat16 1.2 %.
 
     An array of more than two axes is a matrix of the leading by the trailing ones, parted where
     m + n is least, the first of equals: of a convolution [h, w, in, out], h w in by out. Arrays of
-    fewer axes, and those of which factors are no fewer bytes, go as they are, as in dense_mean.
-    The state is Q f32[n, r]; feedback around this keeps what was not sent. Of gradients that are
-    not finite the mean is not, and Q stays.
+    fewer axes, and those of which factors in dtype are no fewer bytes, go as they are, as in
+    dense_mean. The state is Q f32[n, r], with factors (Q, their state for P, and for S_i); feedback
+    around this keeps what was not sent. Of gradients that are not finite the mean is not, and the
+    state stays.
     """
     axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
     if type(rank) is not int or rank < 1:
@@ -66,12 +77,15 @@ def power_sgd(
         raise UnsupportedInput(
             f"expected dtype float32 or bfloat16, which has its range, got {dtype.name}"
         )
+    if factors is not None and (factors.axes != axes or dtype != jnp.float32):
+        raise UnsupportedInput(
+            f"expected factors over {axes}, and no dtype beside them, got {factors.axes} and "
+            f"{dtype.name}; name the same axes"
+        )
     whole = dense_over(axes)
+    add_up = _all_reduce(axes, dtype) if factors is None else _turned(factors)
 
-    def add_up(x):
-        return lax.pmean(x.astype(dtype), axes).astype(jnp.float32)
-
-    def factors(x):  # [(m, r), (n, r)], or None where x goes as it is
+    def shapes_of(x):  # [(m, r), (n, r)], or None where x goes as it is
         found = folded(x.shape)
         if found is None:
             return None
@@ -80,28 +94,65 @@ def power_sgd(
         return [(size, r) for size in found] if fewer else None
 
     def init(x):
-        shapes = factors(x)
-        return whole.init(x) if shapes is None else started(np.array(START, np.uint32), shapes[1])
+        shapes = shapes_of(x)
+        if shapes is None:
+            return whole.init(x)
+        q = started(np.array(START, np.uint32), shapes[1])
+        return q if factors is None else (q, *map(add_up.init, map(thin, shapes)))
 
     def mean(key, x, state):
-        shapes = factors(x)
+        shapes = shapes_of(x)
         if shapes is None:
             return whole.mean(key, x, state)
         matrix = x.astype(jnp.float32).reshape(shapes[0][0], shapes[1][0])
-        p = orthonormal(add_up(dot(matrix, state)))  # [m, r]
-        own = dot(matrix.T, p).astype(dtype).astype(jnp.float32)  # [n, r]
-        q = add_up(own)
+        old, *states = (state, (), ()) if factors is None else state
+        _, p, first = add_up.mean(fold(key, FIRST), dot(matrix, old), states[0])  # [m, r]
+        p = orthonormal(p)
+        own, q, second = add_up.mean(fold(key, SECOND), dot(matrix.T, p), states[1])  # [n, r]
         sent, out = dot(p, own.T).reshape(x.shape), dot(p, q.T).reshape(x.shape)
-        return sent, out, warmed(key, q, state)
+        new = warmed(key, q, old)
+        if factors is None:
+            return sent, out, new
+        good = jnp.isfinite(q).all()
+        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), [first, second], states)
+        return sent, out, (new, *kept)
 
     def nbytes(x):
-        shapes = factors(x)
-        if shapes is None:
-            return whole.nbytes(x)
-        senders = size_of(axes)
-        return sum(reduce_nbytes(dtype.itemsize * math.prod(shape), senders) for shape in shapes)
+        shapes = shapes_of(x)
+        return whole.nbytes(x) if shapes is None else sum(map(add_up.nbytes, map(thin, shapes)))
 
     return Exchange(init, mean, nbytes, axes, f"power_sgd {rank}")
+
+
+def thin(shape: tuple[int, int]) -> jax.ShapeDtypeStruct:
+    """A factor."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _all_reduce(axes, dtype):
+    """Of numbers of the dtype: an Exchange without a state."""
+
+    def mean(key, x, state):
+        narrow = x.astype(dtype)
+        return narrow.astype(jnp.float32), lax.pmean(narrow, axes).astype(jnp.float32), state
+
+    def nbytes(x):
+        return reduce_nbytes(dtype.itemsize * x.size, size_of(axes))
+
+    return Exchange(lambda x: (), mean, nbytes, axes, "all-reduce")
+
+
+def _turned(exchange):
+    """The exchange, of transposed matrices: a column's entries lie beside each other."""
+
+    def mean(key, x, state):
+        sent, out, state = exchange.mean(key, x.T, state)
+        return sent.T, out.T, state
+
+    def turn(function):
+        return lambda x: function(thin(x.shape[::-1]))
+
+    return exchange._replace(init=turn(exchange.init), mean=mean, nbytes=turn(exchange.nbytes))
 
 
 def folded(shape: tuple[int, ...]) -> tuple[int, int] | None:

@@ -57,6 +57,14 @@ def test_the_state_is_small_from_the_start(make, extra):
     assert tree.nbytes(eight) == 2 * (1024 + 4 * 4) + 8 * 32 + 4 + 16
 
 
+def test_embeddings_and_outputs_have_all_their_moments_and_heads_of_attention_do_not():
+    params = {"embed": PARAMS, "lm_head": PARAMS, "MultiHeadAttention": PARAMS}
+    state = optim.frugal(1.0, 0.25).init(params)[0]
+    assert sum(not isinstance(part, tuple) for part in state.parts) == 1
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state.inner) if leaf.ndim}
+    assert shapes == {(32, 32), (32, 128), (32,)}
+
+
 def test_parts_change_every_so_many_steps_and_moments_begin_anew():
     transform = optim.frugal(1.0, 0.25, every=2)
     chex.clear_trace_counter()

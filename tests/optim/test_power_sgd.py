@@ -51,6 +51,38 @@ def test_factors_in_bfloat16_are_half_the_bytes_and_feedback_has_what_that_round
         optim.power_sgd(1, "senders", dtype=jnp.float16)
 
 
+def test_factors_in_integers_are_a_quarter_of_the_bytes_and_a_rank_more_is_worth_more():
+    low = RANDOM.normal(size=(96, 3)) * [8, 2, 1] @ RANDOM.normal(size=(3, 64))
+    inputs = np.stack([low, low + 1e-2 * RANDOM.normal(size=low.shape)]).astype(np.float32)
+    codes = optim.compressed_mean(optim.quantized(block=32), "senders", remembers=False)
+    ways = [
+        optim.power_sgd(rank, "senders", factors=factors)
+        for rank, factors in ((3, None), (3, optim.dense_mean("senders")), (3, codes), (2, None))
+    ]
+
+    def run(x):
+        nbytes = [way.nbytes(x) for way in ways]
+        assert nbytes[0] == nbytes[1] and 3.4 < nbytes[0] / nbytes[2] < 4
+        found = []
+        for way in ways:
+            _, _, state = way.mean(KEY, x, way.init(x))
+            _, mean, state = way.mean(KEY, x, state)
+            _, none, kept = way.mean(KEY, x * jnp.nan, state)
+            assert jax.tree.structure(kept) == jax.tree.structure(way.init(x))
+            found.append((mean, jnp.isnan(none).all(), jax.tree.map(jnp.array_equal, state, kept)))
+        return found
+
+    found = jax.jit(jax.vmap(run, axis_name="senders"))(inputs)
+    assert np.all(jax.tree.leaves([rest for _, *rest in found]))
+    plain, dense, integers, fewer = (np.asarray(mean) for mean, *_ in found)
+    np.testing.assert_allclose(dense, plain, atol=1e-3)
+    np.testing.assert_array_equal(integers[0], integers[1])  # all have one mean
+    off = lambda mean: np.linalg.norm(mean[0] - inputs.mean(0)) / np.linalg.norm(inputs.mean(0))  # noqa: E731
+    assert 1e-3 < off(integers) < 2e-2 < 0.05 < off(fewer)
+    with pytest.raises(UnsupportedInput, match="same axes"):
+        optim.power_sgd(2, "data", factors=codes)
+
+
 def test_what_factors_would_not_make_smaller_goes_as_it_is():
     inputs = RANDOM.normal(size=(4, 30)).astype(np.float32)
     exchange = matrices(optim.power_sgd(3, "senders"), (5, 6))
