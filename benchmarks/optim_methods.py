@@ -148,6 +148,11 @@ METHODS = {
     ),
     "econtrol top_k 1 %": Method(sgd(optim.econtrol, gathered(optim.top_k(0.01)), 0.1)),
     "power_sgd 2": fed(optim.power_sgd(2, AXIS), 0.7),
+    "power_sgd 10 int8": fed(
+        optim.power_sgd(
+            10, AXIS, factors=two_way(optim.quantized(formats.INT8, block=32), remembers=False)
+        )
+    ),
     "power_sgd 5 bfloat16": fed(optim.power_sgd(5, AXIS, dtype=jnp.bfloat16)),
     "dgc 1 %": Method(plain(optim.dgc, AXIS, 0.01), start=1.4),
     "dgc 1 % bfloat16 warm-up": Method(
@@ -229,8 +234,8 @@ METHODS = {
     "frugal": Method(
         dense(lambda rate: optim.frugal(rate, inner=optax.scale_by_adam(b2=B2))), "adam", start=1.4
     ),
-    "frugal 50 % of adam8bit": Method(
-        dense(lambda rate: optim.frugal(rate, 0.5, inner=optim.scale_by_adam8bit(b2=B2))), "adam"
+    "frugal 75 % of adam8bit": Method(
+        dense(lambda rate: optim.frugal(rate, 0.75, inner=optim.scale_by_adam8bit(b2=B2))), "adam"
     ),
     "lion": Method(
         dense(lambda rate: optax.lion(rate, weight_decay=0.0)), "lion", start=0.001, tasks=TEXT

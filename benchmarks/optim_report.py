@@ -11,7 +11,7 @@ from benchmarks.optim_methods import METHODS
 CLAIMED = {
     "dgc 1 % bfloat16 warm-up": 16,
     "ef21_momentum top_k 14 % float8 both ways": 16,
-    "power_sgd 5 bfloat16": 16,
+    "power_sgd 10 int8": 16,
     "one_bit_adam": 4,
 }
 UNITS = {"text": "nats a byte", "mnist": "nats a digit", "split": "nats a digit (the objective)"}
@@ -124,7 +124,7 @@ def claims(found):
                     f"{fed:+.2f} %, apart by {bare - fed:.2f} ± {error:.2f}",
                 )
             )
-        for name in ("adam8bit", "frugal", "frugal 50 % of adam8bit"):
+        for name in ("adam8bit", "frugal", "frugal 75 % of adam8bit"):
             if name in rows:
                 lines.append(within(rows[name], 0.5, f"{task}: {name} within 0.5 % of Adam"))
     rows = {name.split()[0]: row for name, row in rows_of(found, "split").items()}

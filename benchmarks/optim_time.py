@@ -29,7 +29,7 @@ def optimizers():
         "adam4bit": optim.adam4bit(RATE),
         "frugal": optim.frugal(RATE),
         "frugal of adam8bit": optim.frugal(RATE, inner=optim.scale_by_adam8bit()),
-        "frugal 50 % of adam8bit": optim.frugal(RATE, 0.5, inner=optim.scale_by_adam8bit()),
+        "frugal 75 % of adam8bit": optim.frugal(RATE, 0.75, inner=optim.scale_by_adam8bit()),
         "lion8bit": optim.lion8bit(RATE),
         "momentum8bit": optim.momentum8bit(RATE),
     }
