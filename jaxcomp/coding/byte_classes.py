@@ -27,7 +27,7 @@ LOOKED_AT = 96  # values of a row or a column that tell its mean
 LEAST_VARIANCE = 0.01  # of means: classes would save this over twice the variance, 0.2 %
 PAID = 1 / 16  # bits of a byte that are worth half the speed
 TIME = 1 / 128  # bits of a byte that are worth the time that classes take
-TRIED = 1 << 15  # bytes that tell what classes would save
+TRIED, COUNTED = 1 << 13, 1 << 15  # bytes that tell what classes would save, and their counts
 ZERO = 128  # the byte of step 0
 
 
@@ -49,16 +49,16 @@ class Classes(NamedTuple):
 
 
 def choose(
-    plane: np.ndarray, width: int, paired: bool, rank: np.ndarray, kinds: int
+    plane: np.ndarray, width: int, paired: bool, rank: np.ndarray, counts: np.ndarray
 ) -> tuple[bool, Classes]:
-    """(whether two bytes share a symbol, classes), for a plane of bytes of the given ranks.
+    """(whether two bytes share a symbol, classes), for a plane of bytes of the given ranks, of
+    which there are so many in a sample.
 
     Pairs are twice as fast, but share a column's class: where they may be, they are taken unless
     single bytes save more than PAID for each.
     """
-    kind = rank[plane[:: -(-plane.size // (2 * TRIED))]]
-    counts = np.bincount(kind, minlength=kinds)[None].astype(float)
-    one = Classes(counts, 0, None, None)
+    kinds = len(counts)
+    one = Classes(counts[None].astype(float), 0, None, None)
     rows = plane.size // width if width else 0
     if width < LEAST_COLUMNS or rows < LEAST_ROWS or rows * width != plane.size:
         return paired, one
@@ -69,53 +69,63 @@ def choose(
         return paired, one
 
     def least(per):
-        found = [one, *_tried(row, column, per, values, rank, kinds)]
+        sample = _sample(values, per, TRIED)
+        found = [one, *(_counted(c, sample, rank, kinds) for c in _tried(row, column, per))]
         return min(found, key=lambda c: _bits(c, plane.size))
 
+    def settled(per, found):
+        if found is one or plane.size <= TRIED:
+            return per == 2, found
+        return per == 2, _counted(found, _sample(values, per, COUNTED), rank, kinds)
+
     if not paired:
-        return False, least(1)
+        return settled(1, least(1))
     # Rows of an odd width have no pairs of columns.
     pair = one if width % 2 else least(2)
     if pair is not one and column is None:
-        return True, pair
+        return settled(2, pair)
     single = least(1)
     pays = _bits(pair, plane.size) - _bits(single, plane.size) > PAID * plane.size
-    return (False, single) if pays else (True, pair)
+    return settled(1, single) if pays else settled(2, pair)
 
 
-def _choices(row, column):
-    """Rows alone, columns alone, both: of those that differ."""
-    if row is not None and column is not None:
-        return (row, None), (None, column), (row, column)
-    return ((row, column),)
-
-
-def _tried(row, column, per, values, rank, kinds):
-    """Classes by rows, by columns and by both, of those that differ, with counts of a sample."""
-    rows, width = values.shape
-    width //= per
-    # An odd number of symbols from one to the next that does not divide rows: all columns are seen.
-    stride = -(-rows * width * per // TRIED) | 1
-    stride = next(s for s in itertools.count(stride, 2) if s == 1 or width % s)
-    place = np.arange(0, rows * width, stride)
-    kind = rank[values.reshape(-1, per)[place]].astype(np.intp)
-    i, j = place // width, place % width
+def _tried(row, column, per):
+    """Classes by rows, by columns and by both, of those that differ, without counts."""
     if column is not None:
         column = column.reshape(-1, per).mean(1)
-    for r, c in _choices(row, column):
+    both = row is not None and column is not None
+    for r, c in ((row, None), (None, column), (row, column)) if both else ((row, column),):
         steps = [np.rint(x / STEP).astype(int) for x in (r, c) if x is not None]
         ends = [np.sort(x)[[len(x) // 64, -1 - len(x) // 64]] for x in steps]
         low, high = (int(end) for end in sum(ends))
         classes = min(max(high - low + 1, 2), MOST)
         steps[0] -= low + (high - low + 1 - classes) // 2
         stored = [np.clip(x + ZERO, 0, 255).astype(np.uint8) for x in steps]
-        which = [n for n, x in ((i, r), (j, c)) if x is not None]
-        total = sum(x[n].astype(np.intp) - ZERO for x, n in zip(stored, which, strict=True))
-        index = np.clip(total, 0, classes - 1)[:, None] * kinds + kind
-        counts = np.bincount(index.reshape(-1), minlength=classes * kinds).astype(float)
         by_row, by_column = stored[0] if r is not None else None, stored[-1]
-        by_column = by_column if c is not None else None
-        yield Classes(counts.reshape(classes, kinds), width, by_row, by_column)
+        yield Classes(np.zeros((classes, 0)), 0, by_row, by_column if c is not None else None)
+
+
+def _sample(values, per, count):
+    """(symbols in a row; row, column and bytes of some symbols), of about `count` bytes."""
+    width = values.shape[1] // per
+    flat = values.reshape(-1, per)
+    # An odd number of symbols from one to the next that does not divide rows: all columns are seen.
+    stride = -(-flat.size // count) | 1
+    stride = next(s for s in itertools.count(stride, 2) if s == 1 or width % s)
+    place = np.arange(0, len(flat), stride)
+    i = ((place + 0.5) * (1 / width)).astype(np.intp)  # faster than a division
+    return width, i, place - i * width, flat[::stride]
+
+
+def _counted(found, sample, rank, kinds):
+    """Classes with the counts of a sample."""
+    width, i, j, values = sample
+    pairs = (found.rows, i), (found.columns, j)
+    total = sum(x[n].astype(np.int16) - np.int16(ZERO) for x, n in pairs if x is not None)
+    classes = len(found.counts)
+    index = np.clip(total, 0, classes - 1)[:, None] * np.int16(kinds) + rank[values]
+    counts = np.bincount(index.reshape(-1), minlength=classes * kinds).astype(float)
+    return found._replace(counts=counts.reshape(classes, kinds), width=width)
 
 
 def _means(level, values):
@@ -145,6 +155,8 @@ def _bits(classes, size):
     counts = classes.counts
     total = counts.sum(1, keepdims=True)
     bits = -(counts * np.log2(np.maximum(counts, 1e-9) / np.maximum(total, 1))).sum()
+    # A sample seems to have less entropy than what it is of (Miller, 1955).
+    bits += (np.count_nonzero(counts) - len(counts)) / (2 * np.log(2))
     bits *= size / total.sum()
     bits += TIME * size * (len(counts) > 1)
     return bits + 2.5 * sum(s.size for s in classes.steps()) + 9 * counts.size

@@ -31,15 +31,18 @@ import numpy as np
 
 from jaxcomp.base import CorruptStream
 from jaxcomp.coding import byte_classes, byte_streams
-from jaxcomp.coding.byte_tables import SHARES, best_precision, frequencies, shares
+from jaxcomp.coding.byte_tables import SHARES, best_table, frequencies, shares
 from jaxcomp.kernels.rans_bytes import KINDS, MOST, PRECISIONS, SYMBOLS
 
 RAW, CONSTANT, SINGLES, PAIRS, RUNS = range(5)
 ESCAPES, ROWS, COLUMNS, CARGO = 1, 2, 4, 8
 HEADER = struct.Struct("<BBBBBBIIII")
 LEAST = 256  # bytes: below, what a table and heads take is never saved
-SAMPLE = 1 << 17  # bytes looked at; 256 frequencies estimated from them cost 0.001 bits a symbol
-BLOCK = 128  # neighbours that are sampled together
+# Bytes looked at: an eighth of the plane. From so many, 256 frequencies cost 0.01 bits a byte at
+# most, and the 25 of exponents a thousandth.
+LEAST_SAMPLE, MOST_SAMPLE = 1 << 15, 1 << 16
+GOLDEN = (5**0.5 - 1) / 2  # multiples of it are far from each other, modulo 1
+BLOCK = 32  # neighbours that are sampled together
 ENOUGH = 0.99  # of the raw size: what is saved above it does not pay for the time
 FOUND_AT_ONCE = 1 << 16  # bytes in which escapes are looked for: they stay in a cache
 RARE = 2.0**-14  # share of a byte that costs less as an escape than as a kind
@@ -68,11 +71,13 @@ def write_plane(
     counts = np.bincount(sample, minlength=SYMBOLS)
     if counts.max() == sample.size and (plane == plane[0]).all():
         return [bytes([CONSTANT, plane[0]])]
-    if _entropy(sample) > 8 * ENOUGH:
+    if _entropy(counts) > 8 * ENOUGH:
         return raw
     order = np.argsort(-counts, kind="stable").astype(np.uint8)
-    kinds, paired, escapes = _alphabet(counts[order] / sample.size, plane, order)
-    coded = _write_coded(plane, width, order[:kinds], paired, escapes, cargo)
+    counts = counts[order]
+    kinds, paired, escapes = _alphabet(counts / sample.size, plane, order)
+    counts[kinds - 1] += counts[kinds:].sum()
+    coded = _write_coded(plane, width, order[:kinds], counts[:kinds], paired, escapes, cargo)
     return coded if length(coded) <= plane.size else raw
 
 
@@ -111,14 +116,14 @@ def _runs(plane):
     if plane.size < 2 * SEGMENT:
         return [plane]
     starts = np.arange(0, plane.size // SEGMENT) * SEGMENT
-    noise = np.array([_entropy(plane[s : s + SEGMENT : 16]) > 8 * NOISE for s in starts])
+    samples = [np.bincount(plane[s : s + SEGMENT : 16], minlength=SYMBOLS) for s in starts]
+    noise = np.array([_entropy(counts) > 8 * NOISE for counts in samples])
     cuts = starts[1:][noise[1:] != noise[:-1]]
     return np.split(plane, cuts) if len(cuts) < 255 else [plane]
 
 
-def _entropy(sample):
-    counts = np.bincount(sample, minlength=SYMBOLS)
-    share = counts[counts > 0] / sample.size
+def _entropy(counts):
+    share = counts[counts > 0] / counts.sum()
     return -(share * np.log2(share)).sum()
 
 
@@ -143,10 +148,14 @@ def _read_runs(data, count):
 
 def _sample(plane):
     blocks = plane.size // BLOCK
-    if plane.size <= 2 * SAMPLE:
-        return plane
-    stride = blocks // (SAMPLE // BLOCK)
-    return plane[: blocks * BLOCK].reshape(blocks, BLOCK)[::stride].reshape(-1)
+    wanted = min(max(plane.size // 8, LEAST_SAMPLE), MOST_SAMPLE) // BLOCK
+    return spread(plane, blocks, wanted) if blocks > 1.5 * wanted else plane
+
+
+def spread(values: np.ndarray, blocks: int, wanted: int) -> np.ndarray:
+    """Values in so many blocks of all, evenly spread, and in step with no width of rows."""
+    k = np.arange(1, wanted + 1) * GOLDEN % 1 * blocks
+    return values[: values.size // blocks * blocks].reshape(blocks, -1)[k.astype(int)].reshape(-1)
 
 
 def _alphabet(share, plane, order):
@@ -162,16 +171,15 @@ def _alphabet(share, plane, order):
     return (SYMBOLS, False, False) if common == SYMBOLS else (common + 1, False, True)
 
 
-def _write_coded(plane, width, order, paired, escapes, cargo):
+def _write_coded(plane, width, order, counts, paired, escapes, cargo):
     kinds = len(order)
     rank = np.full(SYMBOLS, kinds - 1, np.uint8)
     known = kinds - escapes
     rank[order[:known]] = np.arange(known, dtype=np.uint8)
-    paired, classes = byte_classes.choose(plane, width, paired, rank, kinds)
+    paired, classes = byte_classes.choose(plane, width, paired, rank, counts)
     per = 1 + paired
     g = shares(classes.counts)
-    precision = best_precision(g, paired)
-    table = frequencies(g, precision, paired)
+    precision, table = best_table(g, paired)
     last = kinds - 1 if escapes else SYMBOLS - 1
     if plane.size % per:
         plane = np.append(plane, order[0])

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.base import CorruptStream, UnsupportedInput
-from jaxcomp.coding.byte_plane import carried, is_raw, length, read_plane, write_plane
+from jaxcomp.coding.byte_plane import carried, is_raw, length, read_plane, spread, write_plane
 
 RAW, CONSTANT, PLANES, SPARSE, BITS, XOR, SUBTRACT, BOUNDED = range(8)
 NAMES = "raw", "constant", "planes", "sparse", "bits", "delta xor", "delta subtract", "bounded"
@@ -302,11 +302,10 @@ def _add(whole, base, float_):
 
 
 def _sample(values):
-    """Evenly spaced blocks of 64."""
-    blocks = values.size // 64
+    """Some blocks of 64."""
     if values.size <= 2 * SAMPLE:
         return values
-    return values[: blocks * 64].reshape(blocks, 64)[:: blocks // (SAMPLE // 64)].reshape(-1)
+    return spread(values, values.size // 64, SAMPLE // 64)
 
 
 def _estimate(sample):

@@ -39,11 +39,11 @@ def encoding_table(freq: UInt32[np.ndarray, "classes 256"]) -> UInt32[np.ndarray
 
 def decoding_table(freq: UInt32[np.ndarray, "classes 256"]) -> UInt32[np.ndarray, " n"]:
     """The entry of each class and slot."""
-    flat = freq.reshape(-1)
-    at = np.repeat(np.arange(flat.size, dtype=np.uint32), flat)  # class and symbol of each slot
-    entry = at << 24 | ((flat - 1) << 12)[at]
-    slots = np.arange(len(at), dtype=np.uint32) & np.uint32(len(at) // len(freq) - 1)
-    return entry | slots - _starts(freq).reshape(-1)[at]
+    symbol = np.arange(freq.size, dtype=np.uint32) << 24  # and the class, shifted out
+    first = symbol.reshape(freq.shape) + ((freq - np.uint32(1)) << 12) - _starts(freq)
+    table = np.repeat(first.reshape(-1), freq.reshape(-1)).reshape(len(freq), -1)
+    table += np.arange(table.shape[1], dtype=np.uint32)
+    return table.reshape(-1)
 
 
 def _starts(freq):

@@ -113,23 +113,22 @@ def test_a_chunk_without_loss_is_written_where_it_is_smaller():
         assert coded.data == encode_chunk(x) and coded.error == 0
 
 
-def test_bytes_do_not_change():
+def test_golden_chunks_are_read_for_ever():
     draw = np.random.default_rng(7)
     x = draw.standard_normal((4, 100)).cumsum(-1)
     x[1, 50], x[2, 3], x[3, 9] = np.nan, 0, np.inf
-    made = [
-        encode_bounded(x.astype(dtype), bound, relative=relative).data
-        for dtype in ("float32", "float64")
-        for bound, relative in ((0.01, False), (0.01, True), (1e-11, True))
-    ]
-    if not GOLDEN.exists():
-        GOLDEN.write_bytes(b"".join(len(one).to_bytes(4, "little") + one for one in made))
-    golden, found = GOLDEN.read_bytes(), []
-    while golden:
-        size = int.from_bytes(golden[:4], "little")
-        found.append(golden[4:][:size])
-        golden = golden[4 + size :]
-    assert made == found and [one[0] for one in made][:2] == [BOUNDED] * 2
+    golden, kinds = GOLDEN.read_bytes(), []
+    for dtype in ("float32", "float64"):
+        for bound, relative in ((0.01, False), (0.01, True), (1e-11, True)):
+            size = int.from_bytes(golden[:4], "little")
+            then, golden = golden[4 : 4 + size], golden[4 + size :]
+            now = encode_bounded(x.astype(dtype), bound, relative=relative).data
+            # Tables of the same values may be others, and so may what they are deflated to.
+            assert then[0] == now[0] and abs(len(then) - len(now)) < 16
+            values = [decode_any(data, dtype, x.size).tobytes() for data in (then, now)]
+            assert values[0] == values[1]
+            kinds.append(then[0])
+    assert not golden and kinds[:2] == [BOUNDED] * 2
 
 
 def test_damaged_chunks_are_named_or_read():

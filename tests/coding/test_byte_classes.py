@@ -18,16 +18,21 @@ RANK = np.full(256, 23, np.uint8)
 RANK[np.argsort(-np.bincount(exponents(1.0), minlength=256), kind="stable")[:23]] = np.arange(23)
 
 
+def choose(plane, width, paired):
+    counts = np.bincount(RANK[plane], minlength=24)
+    return byte_classes.choose(plane, width, paired, RANK, counts)
+
+
 @pytest.mark.parametrize("per", [1, 2])
 def test_scales_make_classes(per):
     plain = exponents(1.0)
-    paired, chosen = byte_classes.choose(plain, 96, per == 2, RANK, 24)
+    paired, chosen = choose(plain, 96, per == 2)
     assert paired == (per == 2) and len(chosen.counts) == 1 and chosen.of(plain.size // per) is None
     rows = np.exp2(np.arange(256) % 4)[:, None]
     columns = np.repeat(np.exp2(np.arange(48) % 5), 2)
     for scale, steps in ((rows, [256]), (columns, [96 // per]), (rows * columns, [256, 96 // per])):
         plane = exponents(scale)
-        paired, chosen = byte_classes.choose(plane, 96, per == 2, RANK, 24)
+        paired, chosen = choose(plane, 96, per == 2)
         assert [s.size for s in chosen.steps()] == steps
         index = chosen.of(plane.size // per)
         there = (chosen.rows is not None, chosen.columns is not None)
@@ -41,7 +46,7 @@ def test_scales_make_classes(per):
 
 
 def test_rows_fill_the_plane():
-    assert byte_classes.choose(exponents(1.0)[:-1], 96, False, RANK, 24)[1].width == 0
+    assert choose(exponents(1.0)[:-1], 96, False)[1].width == 0
     for width in (0, 97, 24577):
         with pytest.raises(CorruptStream, match="rows"):
             byte_classes.sizes(width, 24576, True, False)

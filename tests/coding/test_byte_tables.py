@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxcomp.coding.byte_tables import SHARES, best_precision, frequencies, shares
+from jaxcomp.coding.byte_tables import SHARES, best_table, frequencies, shares
 from jaxcomp.kernels.rans_bytes import MOST
 
 RNG = np.random.default_rng(0)
@@ -19,8 +19,7 @@ def test_frequencies_are_near_the_shares(paired, kinds):
     assert (g.sum(1) == SHARES).all() and g.min() >= 1
     p = counts / counts.sum(1, keepdims=True)
     assert np.abs(g / SHARES - p).max() < 0.02
-    precision = best_precision(g, paired)
-    f = frequencies(g, precision, paired)
+    precision, f = best_table(g, paired)
     assert (f.sum(1) == 1 << precision).all() and f.max() <= MOST
     q = f / f.sum(1, keepdims=True)
     if paired:
@@ -43,5 +42,25 @@ def test_what_rounding_leaves_over_never_lifts_a_frequency_above_the_most():
         counts = np.full((1, 16), (1 - share) / 15 * 1e6)
         counts[0, 0] = share * 1e6
         g = shares(counts)
-        precision = best_precision(g, True)
-        assert frequencies(g, precision, True).max() <= MOST and precision >= 13
+        precision, f = best_table(g, True)
+        assert f.max() <= MOST and precision >= 13
+
+
+def test_the_integers_are_those_of_the_definition():
+    """The largest s by halving: what a table is follows from the shares for ever."""
+    for paired in (False, True):
+        for kinds in (1, 2, 11, 16, 200)[: 5 - paired]:
+            for power in (0, 1, 9):  # equal shares have equal steps, and skewed ones have many of 1
+                g = shares(RNG.random((3, kinds)) ** power)
+                w = (g[:, :, None] * g[:, None]).reshape(3, -1) if paired else g
+                for p in (12, 13, 14):
+                    s = np.zeros((3, 1), np.int64)
+                    for bit in reversed(range(p + 3)):
+                        f = np.maximum(1, w * (s | 1 << bit) >> (30 if paired else 16))
+                        s |= (f.sum(1, keepdims=True) <= 1 << p) << bit
+                    f = np.maximum(1, w * s >> (30 if paired else 16))
+                    f[range(3), w.argmax(1)] += (1 << p) - f.sum(1)
+                    got = frequencies(g, p, paired)
+                    if paired:
+                        got = got.reshape(3, 16, 16)[:, :kinds, :kinds].reshape(3, -1)
+                    assert (got[:, : f.shape[1]] == f).all() and got.sum() == 3 << p

@@ -125,7 +125,7 @@ def test_damaged_chunks_are_errors_or_arrays_of_the_length():
 def test_heads_carry_no_more_than_a_chunk_has():
     few, order, cargo = np.arange(10) % 2, np.arange(2), np.zeros(32)
     few, order, cargo = (x.astype(np.uint8) for x in (few, order, cargo))
-    first = b"".join(byte_plane._write_coded(few, 0, order, True, False, cargo))
+    first = b"".join(byte_plane._write_coded(few, 0, order, np.ones(2), True, False, cargo))
     constant = b"\x02\0\0\0\x01\x07"  # as long as it is asked for, were it less than nothing
     forged = bytes([2, 0, len(first), 0, 0, 0]) + first + constant
     with pytest.raises(CorruptStream, match="heads that carry at most 10 bytes, got 32"):
