@@ -13,6 +13,7 @@ import jaxcomp as jc
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.formats import shardings
 from jaxcomp.formats.layout import layout
+from jaxcomp.formats.lossless import LEAST_MOVED, moved
 from jaxcomp.weights.lossless import encode
 from tests.checks import check_leaf
 
@@ -159,3 +160,20 @@ def test_what_cuts_a_matrix_is_told():
         leaf[:, 3:5]
     with pytest.raises(UnsupportedInput, match="whole matrices"):
         dataclasses.replace(leaf, raw=leaf.raw[:, :32]).dense()
+
+
+@pytest.mark.parametrize("shape", [(1, 37, 3, 600), (1, 16, 4200)])
+def test_axes_move_by_tiles_as_they_do_at_once(shape):
+    x = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    assert x.size >= LEAST_MOVED
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec(*[None] * (len(shape) - 1), "d")
+
+    def both(x):  # from the last axis to the second, and back
+        there = moved(x, -1, 1 - len(shape))
+        return jnp.moveaxis(there, 1, -1), moved(there, 1 - len(shape), -1)
+
+    split = jax.shard_map(both, mesh=mesh, in_specs=spec, out_specs=(spec, spec))
+    there, back = jax.jit(split)(jnp.asarray(x))
+    np.testing.assert_array_equal(there, x)
+    np.testing.assert_array_equal(back, x)

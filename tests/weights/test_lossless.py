@@ -1,5 +1,6 @@
 """Lossless coding: as small as the entropy of exponents allows, or not done at all."""
 
+import importlib
 from pathlib import Path
 
 import jax
@@ -9,9 +10,11 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.base import UnsupportedInput
+from jaxcomp.formats.layout import layout
 from tests.checks import check_transform
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "lossless_v1.jxc"
+LOSSLESS = importlib.import_module("jaxcomp.weights.lossless")
 RNG = np.random.default_rng(0)
 
 
@@ -84,3 +87,18 @@ def test_what_it_does_not_take():
         made(np.zeros((4, 4)))
     with pytest.raises(UnsupportedInput, match="at least one step"):
         jc.weights.lossless(steps=0)
+
+
+@pytest.mark.parametrize("dtype, shape", [("bfloat16", (129, 35)), ("float16", (65, 33))])
+def test_turns_and_the_compiled_coder_give_the_same_leaf(monkeypatch, dtype, shape):
+    w = gaussian(*shape, dtype=dtype)
+    w.reshape(-1)[::50] *= 2.0 ** RNG.integers(-30, 12, len(w.ravel()[::50]))  # rare exponents
+    whole = LOSSLESS.encode(w, layout(shape, (-1,)), steps=4)
+    monkeypatch.setattr(LOSSLESS, "AT_ONCE", 1 << 10)
+    monkeypatch.setattr(LOSSLESS, "STEPS", 8)
+    monkeypatch.setattr(LOSSLESS, "COMPILED", 0)
+    turns = LOSSLESS.encode(w, layout(shape, (-1,)), steps=4)
+    jax.tree.map(assert_bits, whole, turns)
+    assert whole.head.shape[0] > 4
+    assert whole.escapes is None or (np.asarray(whole.escapes) != 0xFFFFFFFF).sum() > 20
+    assert_bits(turns.dense(), w)
