@@ -1,11 +1,13 @@
 """Bytes at a bound on every value, beside SZ3, zfp, and rounding to the bound with lossless coding.
 
-    python -m benchmarks.error_bounds --data DATA [--minilm model.safetensors] [--out results.json]
+    python -m benchmarks.error_bounds --data DATA [--minilm model.safetensors] [--cache FOLDER]
+                                      [--out results.json]
 
 Bounds are shares of max - min of each array, and of each value ("relative"). SZ3 (pysz, the best of
-its algorithms) and zfp (zfpy, fixed accuracy) are measured where they are installed; every array
-that any of them gives back is checked against the bound. Speeds are of one call on one array after
-another, in this process, and say little on a machine that is busy.
+its algorithms) and zfp (zfpy, fixed accuracy) are measured where they are installed, as by `make
+bench`; every array that any of them gives back is checked against the bound. Adam's moments are
+those of the transformer of checkpoints.py after its last step. Speeds are of one call on one array
+after another, in this process, and say little on a machine that is busy.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from jaxcomp.coding.tensor_chunk import decode_chunk, encode_chunk
 SHARES = 1e-2, 1e-3, 1e-4
 RELATIVE = 1e-1, 1e-2, 1e-3
 MATRICES = 24  # of MiniLM
+CACHE = pathlib.Path(__file__).parent.parent / "scratch/checkpoints"  # as of checkpoints.py
 
 
 def ours(x, bound, relative):
@@ -62,7 +65,7 @@ def zfp(x, bound, relative):
     return len(coded), zfpy.decompress_numpy(coded)
 
 
-def sources(data, minilm):
+def sources(data, minilm, cache):
     """(name, arrays of float32)"""
     fields = sorted((data / "science/era5").glob("*.npy"))
     if fields:
@@ -76,11 +79,34 @@ def sources(data, minilm):
 
         found = [x for x in load_file(minilm).values() if x.ndim == 2 and 1e5 < x.size < 2e6]
         yield "MiniLM, matrices", found[:MATRICES]
+    if (data / "text").exists():
+        found = adam(data, cache)
+        for kind in ("mu", "nu"):
+            matrices = [x for path, x in found.items() if f"/{kind}/" in path and x.ndim == 2]
+            yield f"Adam {kind}, matrices", matrices
     draw = np.random.default_rng(0)
     yield "normal, 1024 x 1024", [draw.standard_normal((1024, 1024), np.float32)]
     at = np.stack(np.meshgrid(*[np.linspace(0, 3, n) for n in (32, 64, 128)], indexing="ij"))
     smooth = np.sin(at[0] + 2 * at[1]) * np.cos(at[2] * (1 + at[1])) + 2
     yield "sines, 32 x 64 x 128", [smooth.astype(np.float32)]
+
+
+def adam(data, cache):
+    """{path: array} of a state of Adam, from a file in the cache where it is there."""
+    import jax.numpy as jnp
+
+    import jaxcomp as jc
+    from benchmarks import checkpoints_data
+    from benchmarks.optim_tasks import text_task
+
+    path = cache / "adam_float32_0.jxc"
+    if path.exists():
+        with jc.io.open_tensors(path) as file:
+            return {name: file.read(name) for name in file.names}
+    found = checkpoints_data.adam_states(text_task(data), dtype=jnp.float32, ago=(0,))[0]
+    cache.mkdir(parents=True, exist_ok=True)
+    jc.io.save_tensors(path, iter(found.items()))
+    return found
 
 
 def measure(coder, arrays, bound, relative):
@@ -104,10 +130,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("../shared/data"))
     parser.add_argument("--minilm")
+    parser.add_argument("--cache", type=pathlib.Path, default=CACHE, help="trained states")
     parser.add_argument("--out")
     arguments = parser.parse_args()
     rows = []
-    for name, arrays in sources(arguments.data, arguments.minilm):
+    for name, arrays in sources(arguments.data, arguments.minilm, arguments.cache):
         for relative, bounds in ((False, SHARES), (True, RELATIVE)):
             for bound in bounds:
                 row = {"data": name, "bound": bound, "relative": relative}

@@ -2,20 +2,20 @@
 
     u8   7 bounded     (kinds 0 to 6, without loss, are tensor_chunk.py's)
     u8   grid          0 uniform, 1 logarithmic, 2 bits (error_bound_grid.py), 3 interpolated
-                       (interpolation.py)
+                       (interpolation.py), 4 levels of a finer logarithmic grid interpolated
     u8   axes          of which differences are taken: 1 the last, 2 the one before, 4 the others;
-                       8 where tokens are LZMA (lempel_ziv.py)
+                       of grid 4 which fineness; 8 where tokens are LZMA (lempel_ziv.py)
     u32  width, height: values along the last axis, and along the one before
     f64  step, or rho
     f64  giant, or the fineness
     i64  levels in a period, or the step of bits
     u8   octaves in a period
     i64  middle        subtracted from levels where no differences are taken; else from the first
-    i64  zero          the level that means 0, of grids 1 and 2
+    i64  zero          the level that means 0, of grids 1 and 2; the step of levels of grid 4
     then five times u32 length and
          tokens        a chunk of u8: levels after differences (magnitude_tokens.py)
          below         the bits below tokens, as they are
-         signs         a chunk of packed bits, of grids 1 and 2
+         signs         a chunk of packed bits, of grids 1, 2 and 4
          mask          a chunk of packed bits: values that are kept exactly
          exact         a chunk of these values
 
@@ -40,6 +40,7 @@ from jaxcomp.coding.error_bound_grid import (
     MOST_PERIOD,
     Logarithmic,
     logarithmic,
+    stride,
     within_absolute,
     within_relative,
 )
@@ -49,11 +50,13 @@ from jaxcomp.coding.lempel_ziv import pack, unpack
 from jaxcomp.coding.magnitude_tokens import from_tokens, to_tokens, token_bits
 from jaxcomp.coding.tensor_chunk import BOUNDED, decode_chunk, encode_chunk
 
-UNIFORM, LOGARITHMIC, BITS, INTERPOLATED = range(4)
+UNIFORM, LOGARITHMIC, BITS, INTERPOLATED, BETWEEN = range(5)
 FINENESS = 1.0, 1.25  # of coarse strides, which are tried
+FINER = 16  # levels of grid 4 in one of grid 1: predictions are rounded to them
 HEADER = struct.Struct("<BBBIIddqBqq")
 LENGTH = struct.Struct("<I")
 SAMPLE = 1 << 15  # values that choose the axes: blocks of neighbours
+SIGNED = LOGARITHMIC, BITS, BETWEEN
 FLOATS = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}  # bits of mantissa
 AXES, PACKED = 7, 8
 LEAST_PACKED = 4096  # tokens: fewer hardly repeat
@@ -141,18 +144,18 @@ def decode_any(
         parts.append(body[LENGTH.size :][:size])
         body = body[LENGTH.size + size :]
     _, grid, axes, width, height, *_ = header
-    if len(body) or grid > INTERPOLATED or axes > AXES + PACKED or not width or not height:
+    if len(body) or grid > BETWEEN or axes > AXES + PACKED or not width or not height:
         raise CorruptStream("expected the header of a chunk with a bound, got another; damaged?")
     if count % (width * height):
         raise CorruptStream(f"expected rows of {count} values, got {height} x {width}")
     packed = axes & PACKED
     tokens = unpack(parts[0], count) if packed else decode_chunk(parts[0], np.uint8, count)
     levels = from_tokens(tokens, parts[1])
-    if grid != INTERPOLATED:
+    if grid < INTERPOLATED:
         levels = _sums(levels.reshape(-1, height, width), axes, header.middle)
     there = _unpacked(parts[3], count)
     exact = decode_chunk(parts[4], dtype, int(np.count_nonzero(there)))
-    signs = _unpacked(parts[2], count) if grid in (LOGARITHMIC, BITS) else None
+    signs = _unpacked(parts[2], count) if grid in SIGNED else None
     if signs is None and len(parts[2]):
         raise CorruptStream("expected no signs, got some; damaged?")
     values = _values(levels, header, signs, dtype)
@@ -174,6 +177,9 @@ def _encode(x, bound, relative):
     symbols = _differences(levels, axes, header.middle)
     if axes and not relative:  # smooth
         header, symbols, good, values = _smoothest(flat, wide, bound, header, symbols, good, values)
+    if axes and header.grid == LOGARITHMIC:
+        found = header, symbols, good, values
+        header, symbols, good, values = _between(flat, wide, bound, signs, found)
     tokens, below = to_tokens(symbols)
     coded = encode_chunk(tokens.reshape(-1, header.width))
     if (axes or len(coded) < tokens.size / 8) and tokens.size >= LEAST_PACKED:
@@ -231,6 +237,35 @@ def _smoothest(flat, wide, bound, header, symbols, good, values):
     return best
 
 
+def _between(flat, wide, bound, signs, found):
+    """The same of levels: of a finer grid, each interpolated to within half a level of found."""
+    header, symbols, good, _ = found
+    count, exact = header.count * FINER, 8.0 * flat.itemsize
+    if count > MOST_LEVELS:
+        return found
+    each = count / header.period  # levels in an octave
+    high, low = np.log2(1 + bound), np.log2(1 - bound)
+    least = token_bits(symbols) + exact * np.count_nonzero(~good)
+    rho, giant = 2.0 ** (1 / each), 2.0 ** (stride(count) / each)
+    with np.errstate(all="ignore"):
+        field = (np.log2(np.abs(wide)) + (high + low) / 2) * each
+    there = np.isfinite(field)  # zeros are kept exactly
+    first, step = np.floor([field[there][0] if there.any() else 0, (high - low) * each]).tolist()
+    said = header._replace(grid=BETWEEN, step=rho, giant=giant, count=count)
+    said = said._replace(middle=int(first), zero=int(step))
+    field = field.reshape(-1, header.height, header.width)
+    for index, fineness in enumerate(FINENESS):
+        with np.errstate(all="ignore"):
+            k, y = encode_interpolated(field, first, step, fineness, whole=True)
+            made = _powers_of(said).values(y.reshape(-1).astype(np.int64)).astype(flat.dtype)
+            made = np.where(signs, -made, made)
+            holds = within_relative(wide, made.astype(np.float64), bound) & there
+        bits = token_bits(k) + exact * np.count_nonzero(~holds)
+        if bits < least:
+            least, found = bits, (said._replace(axes=index), k, holds, made)
+    return found
+
+
 def _grid(bound, relative, dtype):
     """(grid, step or rho, giant, levels in a period or step of bits, octaves in a period)."""
     if not relative:
@@ -268,6 +303,15 @@ def _values(levels, header, signs, dtype):
             first = float(header.middle) * header.step
             y = decode_interpolated(levels, shape, first, header.step, header.giant)
             return y.reshape(-1).astype(dtype)
+        if header.grid == BETWEEN:
+            index = header.axes & AXES
+            if index >= len(FINENESS) or not 1 <= header.zero <= 1 << 32:
+                raise CorruptStream("expected interpolated levels, got others; damaged?")
+            shape = levels.size // (header.height * header.width), header.height, header.width
+            steps = float(header.middle), float(header.zero), FINENESS[index]
+            y = decode_interpolated(levels, shape, *steps, whole=True).reshape(-1)
+            values = _powers_of(header).values(y.astype(np.int64)).astype(dtype)
+            return np.where(signs, -values, values)
         if header.grid == UNIFORM:
             return (levels * header.step).astype(dtype)
         if header.grid == LOGARITHMIC:

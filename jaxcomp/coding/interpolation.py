@@ -10,6 +10,9 @@ edge, and the difference is rounded to a multiple of a step:
 data by dynamic spline interpolation", ICDE 2021). Unlike differences of levels it has no noise of
 rounding to carry from value to value: where a field is smooth within the bound, every k is 0.
 
+Where the step is whole so is every y: p is rounded to an integer. That is for levels of a grid that
+is finer than the step, whose values need not be smooth themselves (error_bound_grid.py).
+
 step_s is finer at coarse strides, step / min(fineness**log2(stride), FINEST), since what is decoded
 there is what all that follows is predicted from. NumPy's float64, one rounding for each operation
 and no sums of many: the same values everywhere.
@@ -25,7 +28,12 @@ Shape = tuple[int, int, int]
 
 
 def encode(
-    x: Float64[np.ndarray, "n height width"], first: float, step: float, fineness: float
+    x: Float64[np.ndarray, "n height width"],
+    first: float,
+    step: float,
+    fineness: float,
+    *,
+    whole: bool = False,
 ) -> tuple[Int64[np.ndarray, " size"], Float64[np.ndarray, "n height width"]]:
     """(k in the order of decoding, y); k is 0 where x is not finite or too far away."""
     y, found = np.empty_like(x), []
@@ -36,12 +44,18 @@ def encode(
         found.append(k.astype(np.int64).reshape(-1))
         return k
 
-    _walk(y, first, step, fineness, take)
+    _walk(y, first, step, fineness, whole, take)
     return np.concatenate(found), y
 
 
 def decode(
-    k: Int64[np.ndarray, " size"], shape: Shape, first: float, step: float, fineness: float
+    k: Int64[np.ndarray, " size"],
+    shape: Shape,
+    first: float,
+    step: float,
+    fineness: float,
+    *,
+    whole: bool = False,
 ) -> Float64[np.ndarray, "n height width"]:
     """y."""
     y, at = np.empty(shape), 0
@@ -51,11 +65,13 @@ def decode(
         at += predicted.size
         return k[at - predicted.size : at].reshape(predicted.shape)
 
-    _walk(y, first, step, fineness, take)
+    _walk(y, first, step, fineness, whole, take)
     return y
 
 
-def _walk(y: np.ndarray, first: float, step: float, fineness: float, take: Callable) -> None:
+def _walk(
+    y: np.ndarray, first: float, step: float, fineness: float, whole: bool, take: Callable
+) -> None:
     """Fill y; take(place, predicted, step) gives the k of each pass."""
     place = (slice(0, 1),) * 3
     y[place] = first + take(place, np.full((1, 1, 1), first), step) * step
@@ -63,6 +79,8 @@ def _walk(y: np.ndarray, first: float, step: float, fineness: float, take: Calla
         count = len(range(stride, y.shape[axis], 2 * stride))
         predicted = np.moveaxis(_between(np.moveaxis(y[known], axis, 0), count), 0, axis)
         finer = step / min(fineness ** (stride.bit_length() - 1), FINEST)
+        if whole:
+            predicted, finer = np.rint(predicted), float(max(1, np.floor(finer)))
         y[place] = predicted + take(place, predicted, finer) * finer
 
 

@@ -41,3 +41,10 @@ def test_what_is_not_finite_is_predicted_and_spoils_nothing():
     x[0, 3, 4], x[0, 0, 0] = np.nan, np.inf
     k, y = encode(x, 1.0, 0.1, 1.0)
     assert not k.any() and (y == 1).all()
+
+
+def test_whole_steps_give_whole_values():
+    x = 1000 * np.random.default_rng(0).standard_normal((3, 9, 20)).cumsum(-1)
+    k, y = encode(x, 7.0, 16.0, 1.25, whole=True)
+    assert (y == np.rint(y)).all() and np.abs(x - y).max() <= 8
+    np.testing.assert_array_equal(decode(k, x.shape, 7.0, 16.0, 1.25, whole=True), y)
