@@ -28,6 +28,8 @@ LEAST_VARIANCE = 0.01  # of means: classes would save this over twice the varian
 PAID = 1 / 16  # bits of a byte that are worth half the speed
 TIME = 1 / 128  # bits of a byte that are worth the time that classes take
 TRIED, COUNTED = 1 << 13, 1 << 15  # bytes that tell what classes would save, and their counts
+CHANGE = 24  # bits of a run of equal steps
+WIDE = 64  # values in a row of several arrays that has a scale of its own
 ZERO = 128  # the byte of step 0
 
 
@@ -49,10 +51,15 @@ class Classes(NamedTuple):
 
 
 def choose(
-    plane: np.ndarray, width: int, paired: bool, rank: np.ndarray, counts: np.ndarray
+    plane: np.ndarray,
+    width: int,
+    paired: bool,
+    rank: np.ndarray,
+    counts: np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> tuple[bool, Classes]:
     """(whether two bytes share a symbol, classes), for a plane of bytes of the given ranks, of
-    which there are so many in a sample.
+    which there are so many in a sample. groups: rows of each of several arrays.
 
     Pairs are twice as fast, but share a column's class: where they may be, they are taken unless
     single bytes save more than PAID for each.
@@ -64,13 +71,16 @@ def choose(
         return paired, one
     values = plane.reshape(rows, width)
     level = _levels(rank, kinds)
-    row, column = _means(level, values), _means(level, values.T)
-    if row is None and column is None:
+    alike = _group_means(level, plane, width, groups)
+    row = column = None
+    if alike is None or width >= WIDE:
+        row, column = _means(level, values), _means(level, values.T)
+    if row is None and column is None and alike is None:
         return paired, one
 
     def least(per):
         sample = _sample(values, per, TRIED)
-        found = [one, *(_counted(c, sample, rank, kinds) for c in _tried(row, column, per))]
+        found = [one, *(_counted(c, sample, rank, kinds) for c in _tried(row, column, alike, per))]
         return min(found, key=lambda c: _bits(c, plane.size))
 
     def settled(per, found):
@@ -89,12 +99,14 @@ def choose(
     return settled(1, single) if pays else settled(2, pair)
 
 
-def _tried(row, column, per):
-    """Classes by rows, by columns and by both, of those that differ, without counts."""
+def _tried(row, column, alike, per):
+    """Classes by rows, by columns, by both and by arrays, of those that differ, without counts."""
     if column is not None:
         column = column.reshape(-1, per).mean(1)
-    both = row is not None and column is not None
-    for r, c in ((row, None), (None, column), (row, column)) if both else ((row, column),):
+    found = [(r, c) for r in (None, row) for c in (None, column)] + [(alike, None)]
+    for r, c in {(id(r), id(c)): (r, c) for r, c in found}.values():
+        if r is None and c is None:
+            continue
         steps = [np.rint(x / STEP).astype(int) for x in (r, c) if x is not None]
         ends = [np.sort(x)[[len(x) // 64, -1 - len(x) // 64]] for x in steps]
         low, high = (int(end) for end in sum(ends))
@@ -144,6 +156,16 @@ def _means(level, values):
     return mean - mean.mean()
 
 
+def _group_means(level, plane, width, groups):
+    """float[rows]: the mean of each row's array less that of all. None: there is one."""
+    if groups is None or len(groups) < 2:
+        return None
+    starts = np.concatenate([[0], np.cumsum(groups)[:-1]]) * width
+    mean = np.add.reduceat(plane.clip(*level), starts, dtype=np.uint32) / (groups * width)
+    mean = np.repeat(mean, groups)
+    return mean - mean.mean() if mean.var() > LEAST_VARIANCE else None
+
+
 def _levels(rank, kinds):
     """(least, most) that a byte counts as, near the common ones: a zero is no small exponent."""
     common = np.flatnonzero(rank < max(min(kinds // 2, 8), 1))
@@ -159,7 +181,9 @@ def _bits(classes, size):
     bits += (np.count_nonzero(counts) - len(counts)) / (2 * np.log(2))
     bits *= size / total.sum()
     bits += TIME * size * (len(counts) > 1)
-    return bits + 2.5 * sum(s.size for s in classes.steps()) + 9 * counts.size
+    for s in classes.steps():
+        bits += min(2.5 * s.size, CHANGE * np.count_nonzero(s[1:] != s[:-1]))
+    return bits + 9 * counts.size
 
 
 def sizes(width: int, symbols: int, rows: bool, columns: bool) -> tuple[int, int]:
@@ -189,7 +213,10 @@ def _index(rows, columns, width, symbols, classes):
     column = np.int16(0) if columns is None else columns.astype(np.int16) - ZERO
     out = np.empty((symbols // width, width), np.uint8)
     # Of all sums there are few: a row is copied from the one for its step.
-    steps, which = np.unique(row, return_inverse=True)
+    steps = np.flatnonzero(np.bincount(row + ZERO)).astype(np.int16) - ZERO
+    which = np.zeros(256, np.intp)
+    which[steps + ZERO] = np.arange(len(steps))
+    which = which[row + ZERO]
     table = np.clip(steps[:, None] + column, 0, classes - 1).astype(np.uint8)
     np.take(np.broadcast_to(table, (len(steps), width)), which, axis=0, out=out, mode="clip")
     return out.reshape(-1)

@@ -53,9 +53,13 @@ ESCAPED = 2.0**-8  # share of escapes at which pairs cost more than singles
 
 
 def write_plane(
-    plane: np.ndarray, width: int = 0, cargo: np.ndarray | None = None
+    plane: np.ndarray,
+    width: int = 0,
+    cargo: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> list[bytes | np.ndarray]:
     """u8[n] -> parts that joined are its bytes. width: values in a row of a matrix, else 0.
+    groups: rows of each of several arrays, if they are.
 
     cargo: u8[n] bytes of which a coded plane takes the first with it, as many as `carried` says.
     """
@@ -77,7 +81,8 @@ def write_plane(
     counts = counts[order]
     kinds, paired, escapes = _alphabet(counts / sample.size, plane, order)
     counts[kinds - 1] += counts[kinds:].sum()
-    coded = _write_coded(plane, width, order[:kinds], counts[:kinds], paired, escapes, cargo)
+    rows = width, groups
+    coded = _write_coded(plane, rows, order[:kinds], counts[:kinds], paired, escapes, cargo)
     return coded if length(coded) <= plane.size else raw
 
 
@@ -171,12 +176,13 @@ def _alphabet(share, plane, order):
     return (SYMBOLS, False, False) if common == SYMBOLS else (common + 1, False, True)
 
 
-def _write_coded(plane, width, order, counts, paired, escapes, cargo):
+def _write_coded(plane, rows, order, counts, paired, escapes, cargo):
     kinds = len(order)
     rank = np.full(SYMBOLS, kinds - 1, np.uint8)
     known = kinds - escapes
     rank[order[:known]] = np.arange(known, dtype=np.uint8)
-    paired, classes = byte_classes.choose(plane, width, paired, rank, counts)
+    width, groups = rows
+    paired, classes = byte_classes.choose(plane, width, paired, rank, counts, groups)
     per = 1 + paired
     g = shares(classes.counts)
     precision, table = best_table(g, paired)

@@ -40,26 +40,32 @@ LENGTH = struct.Struct("<I")
 BLOCK = 1 << 16  # values that stay in the second cache from pass to pass
 SAMPLE = 1 << 14  # values that tell which way is smallest
 LEAST = 64  # values
+LEAST_ROWS, LOOKED_AT = 16, 48  # rows that tell whether columns differ
+SOME = 1 << 11  # values that tell how many are 0
 MOST = 1 - 1 / 64  # of the raw size: a chunk that saves less is stored
+FLAT = 0, None  # values in a row, rows of arrays: of what are no rows
 DEEPEST = 3  # a chunk in a chunk: a difference, that is sparse, with a mask
 
 
-def encode_chunk(x: np.ndarray, *, base: np.ndarray | None = None) -> bytes:
+def encode_chunk(
+    x: np.ndarray, *, base: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> bytes:
     """x of any shape and type of numbers -> bytes. base: another array of its type and size.
 
     Rows of x, along its last axis, and columns may get tables of their own where they differ in
-    scale: pass a chunk as whole rows of a matrix. Raises UnsupportedInput.
+    scale: pass a chunk as whole rows of a matrix. groups: rows of each of several arrays that x
+    is made of, which may have tables of their own. Raises UnsupportedInput.
     """
     values = as_integers(x)
-    width = _width(x, values.size)
+    rows = _width(x, values.size), groups
     float_ = _is_float(x.dtype)
     if base is None or not values.size:
-        return b"".join(_encode(values, width, float_, bool_=x.dtype == np.bool_))
+        return b"".join(_encode(values, rows, float_, bool_=x.dtype == np.bool_))
     if base.dtype != x.dtype or base.size != x.size:
         raise UnsupportedInput(
             f"expected a base of {x.size} {x.dtype}, got {base.size} {base.dtype}; pass None"
         )
-    parts = _encode_difference(values, as_integers(base), width, float_, x.dtype == np.bool_)
+    parts = _encode_difference(values, as_integers(base), rows, float_, x.dtype == np.bool_)
     return b"".join(parts)
 
 
@@ -94,6 +100,27 @@ def chunk_kind(data: bytes | memoryview) -> str:
     return NAMES[data[0]]
 
 
+def gain_alone(x: np.ndarray) -> float:
+    """About the share of its size that x loses in a chunk of its own and in none with others, seen
+    in a sample: that of zeros; and of floats -log2 of what is left of the variance of exponents
+    within columns, halved, in bits.
+    """
+    values = as_integers(x)
+    some = values[:: max(1, values.size // SOME)]
+    zeros = 1 - np.count_nonzero(some) / max(some.size, 1)
+    width = _width(x, values.size) if _is_float(x.dtype) else 0
+    if not width or values.size < LEAST_ROWS * width:
+        return zeros
+    rows = values.reshape(-1, width)
+    some = _turn(rows[:: -(-len(rows) // LOOKED_AT)], ROTATED) >> 8 * values.itemsize - 8
+    first = some.astype(np.float32)
+    middle = first.mean()
+    np.clip(first, middle - 16, middle + 16, out=first)  # zeros are far away
+    by_chance = first.var(0).mean() / len(first)
+    left = 1 - (first.mean(0).var() - by_chance) / (first.var() + 1e-9)
+    return max(zeros, float(-np.log2(max(left, 1e-9)) / 2) / (8 * values.itemsize))
+
+
 def as_integers(x: np.ndarray) -> np.ndarray:
     """The bits of x as flat unsigned integers; of complex numbers, of both parts."""
     size = x.dtype.itemsize // (2 if x.dtype.kind == "c" else 1)
@@ -115,7 +142,7 @@ def _width(x, size):
     return row * (size // x.size)
 
 
-def _encode(values, width, float_, bool_=False):
+def _encode(values, rows, float_, bool_=False):
     """Parts of bytes: they are joined once."""
     raw = [bytes([RAW]), values]
     if not values.size:
@@ -125,16 +152,16 @@ def _encode(values, width, float_, bool_=False):
     if values.size < LEAST:
         return raw
     if bool_ and values.max() <= 1:
-        parts = [bytes([BITS]), *_encode(np.packbits(values), 0, False)]
+        parts = [bytes([BITS]), *_encode(np.packbits(values), FLAT, False)]
         return parts if length(parts) <= values.size else raw
     if _zeros_pay(_sample(values)):
         parts = _encode_sparse(values, float_)
     else:
-        parts = _encode_planes(values, width, float_)
+        parts = _encode_planes(values, rows, float_)
     return parts if length(parts) <= MOST * values.nbytes else raw
 
 
-def _encode_planes(values, width, float_):
+def _encode_planes(values, rows, float_):
     how = ROTATED if float_ else AS_IS
     if not float_ and values.itemsize > 1:
         sample = _sample(values)
@@ -148,7 +175,8 @@ def _encode_planes(values, width, float_):
     *others, last = [write_plane(plane) for plane in planes[1:]] or [None]
     # What the first plane's heads can carry is cut from the last one, where that is raw.
     raw = last is not None and is_raw(last)
-    first = write_plane(planes[0], width, planes[-1] if raw else planes[-1][:0])
+    width, groups = rows
+    first = write_plane(planes[0], width, planes[-1] if raw else planes[-1][:0], groups)
     if raw:
         last[1] = last[1][carried(first) :]
     for coded in [first, *others, *[last] * (last is not None)]:
@@ -158,12 +186,12 @@ def _encode_planes(values, width, float_):
 
 def _encode_sparse(values, float_):
     there = values != 0
-    mask = _encode(np.packbits(there), 0, False)
-    inner = _encode(values[there], 0, float_)
+    mask = _encode(np.packbits(there), FLAT, False)
+    inner = _encode(values[there], FLAT, float_)
     return [bytes([SPARSE]), LENGTH.pack(length(mask)), *mask, *inner]
 
 
-def _encode_difference(values, base, width, float_, bool_):
+def _encode_difference(values, base, rows, float_, bool_):
     samples = _sample(values), _sample(base)
     estimates = {
         None: _estimate(_turn(samples[0], ROTATED if float_ else AS_IS)),
@@ -172,9 +200,9 @@ def _encode_difference(values, base, width, float_, bool_):
     }
     kind = min(estimates, key=estimates.__getitem__)
     if kind is None:
-        return _encode(values, width, float_, bool_)
+        return _encode(values, rows, float_, bool_)
     whole = _subtract(values, base, float_) if kind == SUBTRACT else values ^ base
-    return [bytes([kind]), *_encode(whole, width, False)]
+    return [bytes([kind]), *_encode(whole, rows, False)]
 
 
 def _decode(data, values, base, float_, depth):

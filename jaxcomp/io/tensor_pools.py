@@ -2,13 +2,14 @@
 
 An entry of the index, [name, dtype, shape, how], says
 
-    how = 2   the array begins a pool, and ends the one of its dtype that is open, if there is one
-          1   its values follow those of the arrays before it in the open pool of its dtype
+    how = 2   the array begins a pool, and ends the one of its kind that is open, if there is one
+          1   its values follow those of the arrays before it in the open pool of its kind
 
-so there is one open pool for each dtype at most. A pool is one chunk of at most chunk_nbytes, of
-all its values one after another; it lies where it ended, those that are open at the end come last,
-in the order in which they began. Where a chunk is, and what is in it, follows from the index alone.
-Empty arrays share nothing, for they have no chunk.
+and of a kind are arrays of one dtype, those of a multiple of 16 values apart from the others: so
+few pools are open at a time. A pool is one chunk of at most chunk_nbytes, of all its values one
+after another; it lies where it ended, those that are open at the end come last, in the order in
+which they began. Where a chunk is, and what is in it, follows from the index alone. Empty arrays
+share nothing, for they have no chunk.
 
 Of a delta, a pool is coded against the same arrays of the base, one after another.
 """
@@ -24,10 +25,11 @@ from jaxcomp.base import CorruptStream
 from jaxcomp.io.tensor_rows import Row
 
 ALONE, FOLLOWS, BEGINS = 0, 1, 2
-# Values in a row below which an axis is that of a kernel: rows are what is like each other.
+# Values in a row of a pool, at least, where arrays are whole rows: then each may have its tables.
 NARROW = 16
 # Pools that are kept while arrays are taken in an order that is not the file's.
 HELD = 8
+Kind = tuple[str, bool]
 
 
 class Pools:
@@ -37,7 +39,7 @@ class Pools:
         self.rows: list[Row] = []
         self.chunks = 0  # that are placed
         self._chunk_nbytes = chunk_nbytes
-        self._open: dict[str, list[int]] = {}  # of each dtype, the places of its rows
+        self._open: dict[Kind, list[int]] = {}  # the places of its rows
 
     def add(self, row: Row, how: int) -> list[int]:
         """Take the next row; returns the places of the rows of a pool that it ends, or none.
@@ -50,8 +52,9 @@ class Pools:
             return []
         if not self.has_room(row, how):
             raise CorruptStream(f"expected a chunk with room for {row.label}, got none; damaged?")
-        ended = self._end(row.dtype.name) if how == BEGINS else []
-        members = self._open.setdefault(row.dtype.name, [])
+        key = kind_of(row)
+        ended = self._end(key) if how == BEGINS else []
+        members = self._open.setdefault(key, [])
         start = self._stop(members)
         members.append(len(self.rows))
         self.rows.append(row._replace(first=-1, step=row.size, start=start, pool=row.size))
@@ -59,26 +62,31 @@ class Pools:
 
     def has_room(self, row: Row, how: int) -> bool:
         """Whether an array can begin a pool, or follow in the open one."""
-        members = [] if how == BEGINS else self._open.get(row.dtype.name, [])
+        members = [] if how == BEGINS else self._open.get(kind_of(row), [])
         if not row.size or (how == FOLLOWS and not members):
             return False
         return (self._stop(members) + row.size) * row.dtype.itemsize <= self._chunk_nbytes
 
     def end(self) -> list[list[int]]:
         """All pools that are open end: the places of the rows of each."""
-        return [self._end(name) for name in list(self._open)]
+        return [self._end(kind) for kind in list(self._open)]
 
     def _stop(self, members):
         last = self.rows[members[-1]] if members else None
         return 0 if last is None else last.start + last.size
 
-    def _end(self, name):
-        members = self._open.pop(name, [])
+    def _end(self, kind):
+        members = self._open.pop(kind, [])
         for place in members:
             placed = {"first": self.chunks, "pool": self._stop(members)}
             self.rows[place] = self.rows[place]._replace(**placed)
         self.chunks += bool(members)
         return members
+
+
+def kind_of(row: Row) -> Kind:
+    """Which pools an array may be in."""
+    return row.dtype.name, row.size % NARROW == 0
 
 
 def common_width(rows: list[Row]) -> int:
@@ -88,6 +96,10 @@ def common_width(rows: list[Row]) -> int:
         last = row.shape[-1] if row.shape else 1
         whole = len(row.shape) > 1 and last < NARROW  # a kernel
         width = math.gcd(width, row.size // row.shape[0] if whole else last)
+    if width < NARROW:
+        width = math.gcd(*(row.size for row in rows))
+        while width > 2 * NARROW and width % 2 == 0:
+            width //= 2
     return width if width >= NARROW else 1
 
 

@@ -79,15 +79,15 @@ def test_many_small_arrays_are_one_chunk_and_each_pool_is_decoded_once():
     tree |= {f"i{i}": np.arange(9) for i in range(5)}
     seen = []
     file = saved(tree, progress=seen.append)
-    assert sum(seen) == sum(x.nbytes for x in tree.values()) and len(seen) == 2
+    assert sum(seen) == sum(x.nbytes for x in tree.values()) and len(seen) == 3
     with jc.io.open_tensors(file, threads=2) as opened:
         read, chunk = [], opened._file.chunk
         opened._file.chunk = lambda number: read.append(number) or chunk(number)
         check_same(opened.arrays(opened.rows), tree.values())
-        assert read == [0, 1]
-        assert sum(x.sum() for _, x in opened.parts(opened.rows)) > 0 and read == [0, 1] * 2
+        assert sorted(read) == [0, 1, 2]
+        assert sum(x.sum() for _, x in opened.parts(opened.rows)) > 0 and len(read) == 6
         check_same(map(opened.read, opened.names), tree.values())  # one by one, as well
-        assert read == [0, 1] * 3
+        assert len(read) == 9
         assert opened.kinds(opened.row("i3")) == {"raw": 1}
         info = jc.io.array_infos(opened, entropy=False)[3]
         assert info.shared and 0 < info.coded_nbytes < info.nbytes
@@ -180,7 +180,8 @@ def test_rows_of_one_width_stay_rows():
 
     assert width((20, 384), (384,), (9, 1536)) == 384
     assert width((16, 16, 3, 3), (32, 16, 3, 3), (288,)) == 144
-    assert width((20, 384), (385,)) == width((384,), ()) == width((9, 9)) == 1
+    assert width((20, 384), (385,)) == width((384,), ()) == width((9,)) == 1
+    assert width((20, 3, 16), (96, 5)) == 30  # whole arrays are rows of it
     pools = Pools(64)
     row = make_row("x", np.float32, (16,), 0, 64)
     assert pools.has_room(row, BEGINS) and not pools.has_room(row, FOLLOWS)
