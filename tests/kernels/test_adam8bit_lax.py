@@ -51,17 +51,19 @@ def test_walks_over_whole_arrays_are_the_reference(static, monkeypatch):
     assert all(x.shape == y.shape for x, y in zip(got[1:], arrays[2:], strict=True))
 
 
-def test_no_moment_in_float32_reaches_memory(monkeypatch):
-    """Nor does the update, where its parameter takes it: all that is made is what is kept."""
+@pytest.mark.parametrize("static", [STATIC, FOUR], ids=["8", "4"])
+def test_no_moment_in_float32_reaches_memory(static, monkeypatch):
+    """Nor does the update, where its parameter takes it: codes do, and what is kept."""
     monkeypatch.setattr(kernel, "CACHED", 0)
-    arrays = case(STATIC, rows=64, blocks=4)
+    arrays = case(static, rows=64, blocks=4)
 
     def step(parameter, *arrays):
-        update, *new = kernel.cpu(*arrays, **STATIC)
+        update, *new = kernel.cpu(*arrays, **static)
         return parameter - 0.1 * update, *new
 
     program = jax.jit(step).lower(arrays[0], *arrays).compile()
-    assert program.memory_analysis().temp_size_in_bytes < arrays[0].nbytes // 8
+    codes = 2 * arrays[0].size  # bytes: a moment in float32 would be twice as many
+    assert program.memory_analysis().temp_size_in_bytes < 1.1 * codes
 
 
 def test_a_block_that_is_not_finite_keeps_its_codes_and_shows_it():
