@@ -31,6 +31,13 @@ install_import_hook("jaxcomp", "beartype.beartype")
 gc.set_threshold(100_000, 50, 100)
 
 
+def pytest_collectstart():
+    """Programs are compiled for tests from here on: they are collected where they run."""
+    from tests.compiling import once
+
+    once()
+
+
 def pytest_collection_finish():
     """What is imported by now stays: it is not looked through again."""
     gc.collect()
