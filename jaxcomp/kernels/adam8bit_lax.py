@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcomp.kernels.dynamic_map import Map, decode, encode, look_up
+from jaxcomp.kernels.written import written
 
 LARGEST = 2.0**125  # its reciprocal is a float that processors do not take for zero
 CACHED = 1 << 18  # entries whose moments in float32 a CPU rather keeps at hand than decodes again
@@ -147,7 +148,7 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
     order would else read them one by one, in three times the time.
     """
     if g.size > CACHED:
-        arrays = [_written(x) if x.dtype == jnp.uint8 else x for x in arrays]
+        arrays = [written(x) if x.dtype == jnp.uint8 else x for x in arrays]
     rows, old = g.size // block, moments_of(arrays)
     parts = 2 if any(map.bits == 4 for map in maps) else 1  # as in `reference`
     width = block // parts
@@ -176,7 +177,7 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
         apart = lax.optimization_barrier
         fours = [nibbles(x.codes) for x, map in zip(old, maps, strict=True) if map.bits == 4]
         if fours:
-            ordered = _written(functools.reduce(lambda a, b: a | b << 4, fours))
+            ordered = written(functools.reduce(lambda a, b: a | b << 4, fours))
     update, values = walk((g, *arrays), ordered=ordered)
     fits = functools.reduce(jnp.logical_and, (jnp.abs(x) <= LARGEST for x in values))
     results = [jnp.where(fits, update, jnp.nan).reshape(g.shape)]
@@ -195,14 +196,6 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
         codes = jnp.where(inverse[:, None, None] >= 0, codes.astype(jnp.uint8), held)
         results += [codes.reshape(moment.codes.shape), scales.reshape(moment.scales.shape)]
     return tuple(results)
-
-
-def _written(x: jax.Array) -> jax.Array:
-    """Bytes as they are, in memory: XLA computes nothing twice that has a division in it.
-
-    LLVM knows what the divisor is, and divides nothing.
-    """
-    return lax.div(x, jnp.where(x & 1 < 2, jnp.uint8(1), x))
 
 
 def _largest(values):

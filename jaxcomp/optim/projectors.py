@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcomp.kernels.written import written
 from jaxcomp.optim.random import words
 
 
@@ -133,7 +134,7 @@ def _columns(matrix: jax.Array, part: jax.Array) -> jax.Array:
 
     def entries(matrix, part):
         rows = lax.broadcasted_iota(jnp.int32, (matrix.shape[0], part.size), 0)
-        return matrix.at[rows, part].get(mode="promise_in_bounds")
+        return written(matrix.at[rows, part].get(mode="promise_in_bounds"))
 
     return lax.platform_dependent(matrix, part, cpu=entries, default=lambda x, part: x[:, part])
 
@@ -141,16 +142,15 @@ def _columns(matrix: jax.Array, part: jax.Array) -> jax.Array:
 def _set_columns(matrix: jax.Array, part: jax.Array, step: jax.Array) -> jax.Array:
     """The matrix with step in place of some of its columns.
 
-    CPUs do not write step, they read it where it is, which is part of the loop over the parameters.
-    What is read so is computed anew for each entry, unless XLA sees something dear, as a division,
-    that is used twice. So it is shown one: by ones, and of two equal matrices.
+    CPUs do not write step there, they read it where it is, in the loop over the parameters. It is
+    `written` first, and read from two equal matrices: XLA would compute it for each entry anew.
     """
     if not part.size:
         return matrix
 
     def entries(matrix, part, step):
         place = jnp.full(matrix.shape[1], -1).at[part].set(lax.iota(jnp.int32, part.size))
-        both = jnp.broadcast_to(step / jnp.where(jnp.isnan(step), step, 1), (2, *step.shape))
+        both = jnp.broadcast_to(written(step), (2, *step.shape))
         which = (place < 0).astype(jnp.int32)
         rows = lax.broadcasted_iota(jnp.int32, matrix.shape, 0)
         there = both.at[which, rows, jnp.maximum(place, 0)].get(mode="promise_in_bounds")
