@@ -63,6 +63,7 @@ def _signal(arguments, source):
 
 def _tensors(arguments, source):
     from jaxcomp.io.model_files import verify_file
+    from jaxcomp.io.shard_files import check_shards
     from jaxcomp.io.tensors import open_tensors
     from jaxcomp.io.weights_file import check_tree
 
@@ -78,6 +79,8 @@ def _tensors(arguments, source):
             else:
                 if arguments.decode and "tree" in file.index:
                     check_tree(file.index["tree"], file.rows)
+                if arguments.decode and file.index.get("kind") == "shards":
+                    check_shards(file)
                 file.verify(decode=arguments.decode, progress=advance)
         return {
             "file": common.shown(arguments.input),

@@ -172,6 +172,16 @@ def open_shards(
         yield Shards(files, bases, stack.enter_context(ThreadPoolExecutor(workers(None))))
 
 
+def check_shards(file: Tensors) -> None:
+    """CorruptStream for a file of shards whose index does not fit them; of one process alone, also
+    where they do not make whole arrays."""
+    leaves: dict[str, Leaf] = {}
+    _believe(file, leaves)
+    if file.index.get("processes") == 1:
+        for leaf in leaves.values():
+            _check_grid(leaf)
+
+
 def box_of(index: tuple[slice, ...], shape: tuple[int, ...]) -> Box:
     """The box of what jax calls an index of a shard: slices of step 1."""
     ends = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]

@@ -14,6 +14,7 @@ from jaxcomp.cli.main import main
 from jaxcomp.formats.format import Format
 from jaxcomp.formats.qtensor import from_codes
 from jaxcomp.io import tree_nodes
+from jaxcomp.io.shard_files import Box, Leaf, write_shards
 from jaxcomp.io.tensor_writer import TensorWriter
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -91,3 +92,15 @@ def test_arrays_that_make_no_tree_are_found(capsys, refused):
             capsys.readouterr()
         else:
             assert message in refused("verify", "t.jxc", "--decode")
+
+
+def test_shards_that_make_no_array_are_found(capsys, refused):
+    for cells in ((0, 2), (0,)):
+        shards = [(Box((at, 0), (2, 3)), np.zeros((2, 3), np.int32)) for at in cells]
+        with open("s.jxc", "wb") as file:
+            write_shards(file, [Leaf("w", np.dtype("int32"), (4, 3), None, shards)], 0, 1)
+        if len(cells) == 2:
+            assert main(["verify", "s.jxc", "--decode"]) == 0
+            capsys.readouterr()
+        else:
+            assert "w: expected shards that make (4, 3)" in refused("verify", "s.jxc", "--decode")
