@@ -155,7 +155,9 @@ def _remove_abandoned(target: str) -> None:
         found = [(x.path, match[1]) for x in entries if (match := temporary.fullmatch(x.name))]
     for path, host in found:
         with contextlib.suppress(OSError):  # in use, gone, or another user's: it stays
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            # NFS locks only what is open to write.
+            mode = os.O_RDONLY if os.path.isdir(path) else os.O_RDWR
+            descriptor = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 old = time.time() - _last_change(path) > ABANDONED_SECONDS
