@@ -124,7 +124,7 @@ def claims(found):
                     f"{fed:+.2f} %, apart by {bare - fed:.2f} ± {error:.2f}",
                 )
             )
-        for name in ("adam8bit", "frugal", "frugal 75 % of adam8bit"):
+        for name in ("adam8bit", *(name for name in METHODS if name.startswith("frugal"))):
             if name in rows:
                 lines.append(within(rows[name], 0.5, f"{task}: {name} within 0.5 % of Adam"))
     rows = {name.split()[0]: row for name, row in rows_of(found, "split").items()}
