@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxcomp.base import CorruptStream
 from jaxcomp.kernels import rans_bytes
+from jaxcomp.kernels.rans_bytes import EMITS, KINDS, MARKED, SYMBOLS
 
 LEAST_LANES, MOST_LANES = 4, 10  # log2
 STEPS = 256  # of a lane, at least
@@ -36,16 +37,18 @@ def encode(
     lanes = lanes_for(symbols.size)
     steps = _steps(symbols.size, lanes)
     classes = _classes(index, steps, lanes)
+    marked = np.arange(SYMBOLS) == last
+    if paired:
+        marked = (np.arange(SYMBOLS) % KINDS == last) | (np.arange(SYMBOLS) // KINDS == last)
     with jax.default_device(_host()):
-        head, word, emit, escaped = map(
+        head, word, flags = map(
             np.asarray,
             rans_bytes.encode(
                 cargo.astype(np.uint32) | np.uint32(1 << 16),
                 _padded(symbols, steps, lanes),
                 classes,
                 rank,
-                np.uint8(last),
-                rans_bytes.encoding_table(frequencies),
+                rans_bytes.encoding_table(frequencies, marked),
                 np.uint32(precision),
                 np.int32(symbols.size),
                 paired=paired,
@@ -53,8 +56,9 @@ def encode(
             ),
         )
     used = slice(-(-symbols.size // lanes) * lanes)
-    words = np.compress(emit.reshape(-1)[used], word.reshape(-1)[used])
-    return head, words, np.flatnonzero(escaped.reshape(-1)[used])
+    flags = flags.reshape(-1)[used]
+    words = np.compress((flags & EMITS).view(bool), word.reshape(-1)[used])
+    return head, words, np.flatnonzero((flags & MARKED).view(bool))
 
 
 def lanes_for(count: int) -> int:
