@@ -146,6 +146,13 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
     walks that write them in place. XLA would copy too, on one core. The two codes of a byte, whose
     entries are half a block apart, are also copied to bytes in the order of entries: walks in that
     order would else read them one by one, in three times the time.
+
+    Of 8 Mi entries and two moments of 8 bits, two cores (Zen 5, XLA's vectors of 256 bits) take 0.6
+    ms to copy, 1.8 for maxima, 1.9 for the update, 2.8 and 2.4 for codes; with levels and codes
+    left out, all walks 5.1 (Adam in float32: 5.0). A walk for codes is bound by latency: 22 cycles
+    for 8 entries, where the levels alone take 8 and `encode` alone 12. Not faster were: levels by
+    arithmetic, codes by a table of float bits, both codes in one loop, and slabs in the cache, some
+    of whose loops XLA runs on one core.
     """
     if g.size > CACHED:
         arrays = [written(x) if x.dtype == jnp.uint8 else x for x in arrays]

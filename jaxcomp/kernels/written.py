@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
 
 def written(x: jax.Array) -> jax.Array:
-    """x of a dtype of at most 32 bits, bit for bit, in memory if it is read three times or more."""
+    """x of a float or unsigned dtype, bit for bit, in memory if it is read three times or more."""
     bits = lax.bitcast_convert_type(x, UNSIGNED[x.dtype.itemsize])
     bits = lax.div(bits, jnp.where(bits & 1 < 2, jnp.ones((), bits.dtype), bits))
     return lax.bitcast_convert_type(bits, x.dtype)
