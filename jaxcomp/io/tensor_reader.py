@@ -8,7 +8,7 @@ import contextlib
 import functools
 import os
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedIOBase
@@ -105,9 +105,14 @@ class Tensors:
         return out
 
     def arrays(self, rows: list[Row]) -> Iterator[np.ndarray]:
-        """The arrays of these rows, one after another, the next ones being decoded meanwhile."""
+        """The arrays of these rows, one after another, the next ones being decoded meanwhile.
+
+        Those that share a chunk share its memory, where all of them are asked for.
+        """
         check_room(sum(row.nbytes for row in rows), self.max_nbytes)
         turns, begun = Turns(rows), deque()
+        asked = Counter(row.first for row in rows if row.pool)
+        once = len({(row.first, row.start) for row in rows if row.pool}) == asked.total()
 
         def jobs():
             for row in rows:
@@ -123,7 +128,9 @@ class Tensors:
         done, pools = in_order(_call, jobs(), self._threads), _Taken(rows)
         for row in rows:
             if row.pool:
-                yield pools.take(row, done).reshape(row.shape).copy()
+                values = pools.take(row, done).reshape(row.shape)
+                whole = once and asked[row.first] == len(self._pools[row.first])
+                yield values if whole else values.copy()
                 continue
             for _ in range(row.chunks):
                 next(done)

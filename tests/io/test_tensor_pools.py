@@ -85,6 +85,9 @@ def test_many_small_arrays_are_one_chunk_and_each_pool_is_decoded_once():
         opened._file.chunk = lambda number: read.append(number) or chunk(number)
         check_same(opened.arrays(opened.rows), tree.values())
         assert sorted(read) == [0, 1, 2]
+        some = list(opened.arrays(opened.rows[:3])), list(opened.arrays(opened.rows[:1] * 2))
+        assert all(x.base is None for found in some for x in found)  # it holds no more
+        read[3:] = []
         assert sum(x.sum() for _, x in opened.parts(opened.rows)) > 0 and len(read) == 6
         check_same(map(opened.read, opened.names), tree.values())  # one by one, as well
         assert len(read) == 9
@@ -197,6 +200,8 @@ def test_the_last_results_are_kept():
     recent = Recent(function, 2)
     assert [recent(n) for n in (1, 2, 1, 3, 1, 2)] == [1, 0, 1, 0, 1, 0]
     assert made == [1, 2, 3, 2]
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
-            recent(0)
+    failing = [KeyboardInterrupt()]
+    recent = Recent(lambda n: n if not failing else (_ for _ in ()).throw(failing.pop()), 2)
+    with pytest.raises(KeyboardInterrupt):
+        recent(7)
+    assert recent(7) == 7
