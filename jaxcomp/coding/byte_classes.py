@@ -6,7 +6,10 @@ class
 
     clip(row[i] + column[j] - 128, 0, classes - 1)
 
-Steps are bytes. Whether it pays is estimated from a sample, with what steps and tables take.
+Steps are bytes. Where a chunk holds several arrays, all rows of one may have the step of its mean:
+runs of equal steps deflate to nothing. Whether it pays is estimated from a sample, with
+what steps and tables take.
+
 Bits of an exponent, by order 0 and by rows and columns: Gaussians 2.55 and 2.55, layers of MiniLM
 2.61 and 2.57, its embeddings 2.71 and 2.47 (in pairs 2.53), first moments of Adam 2.75 and 2.50,
 second moments 3.0 and 1.8. The exponent on the left or above as context gives less everywhere
