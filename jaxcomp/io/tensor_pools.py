@@ -127,7 +127,8 @@ class Turns:
 
 
 class Recent:
-    """The last results of a function of a number; each is computed once, whoever asks meanwhile."""
+    """The last results of a function of a number; each is computed once, whoever asks meanwhile.
+    One that fails is computed again when it is asked for again."""
 
     def __init__(self, function: Callable[[int], Any], most: int):
         self._function, self._most = function, most
@@ -145,5 +146,8 @@ class Recent:
             try:
                 found.set_result(self._function(number))
             except BaseException as error:
+                with self._lock:  # an interrupt, say, says nothing of the next time
+                    if self._found.get(number) is found:
+                        del self._found[number]
                 found.set_exception(error)
         return found.result()
