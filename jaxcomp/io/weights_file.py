@@ -237,9 +237,8 @@ def _index(data: bytes) -> dict[str, Any]:
         raise CorruptStream("expected an index of a tree and its rows, got another")
     extra = index.get("extra", {})
     known = range(len(index["rows"]))
-    if not isinstance(extra, dict) or any(
-        type(k) is not int or k not in known for k in extra.values()
-    ):
+    good = isinstance(extra, dict) and all(type(k) is int and k in known for k in extra.values())
+    if not good or len(set(extra.values())) != len(extra):  # each is copied
         raise CorruptStream(f"expected rows of what is beside the tree, got {ascii(extra)[:80]}")
     return {"tree": index.get("tree"), "rows": index["rows"], "extra": extra}
 

@@ -200,6 +200,7 @@ LIES = {
     "no object": (forged(text=b"[]"), "a tree and its rows"),
     "deep": (forged(text=b'{"rows":[],"tree":' + b"[" * 90000 + b"]" * 90000 + b"}"), "deep"),
     "extra": (forged(put("extra", {"x": 9})), "beside the tree, got {'x': 9}"),
+    "extra twice": (forged(put("extra", {"x": 0, "y": 0})), "beside the tree"),
     "swollen": (forged(text=b'{"rows":[],"tree":[' + b"[]," * 5_000_000 + b"0]}"), "at most 15"),
     "arrays left over": (forged(arrays=container.unpack(SMALL).sections["arrays"] + b"x"), "bytes"),
 }
