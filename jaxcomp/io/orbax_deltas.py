@@ -47,7 +47,7 @@ class Bases:
         with contextlib.ExitStack() as stack:
             base = None
             if since + 1 < self._every:
-                base = next((x for x in _linked(places, path, stack)), None)
+                base = _linked(places, path, stack)
             yield base
         if base is not None:
             self._known[key] = since + 1, [*places, _final(path)]
@@ -57,19 +57,19 @@ class Bases:
             self._known[key] = 0, [_final(written)]
 
 
-def _linked(places, path, stack) -> Iterator[Tensors]:
+def _linked(places, path, stack) -> Tensors | None:
     """The first of these files that is there and whole, under another name, open."""
     for place in reversed(places):
-        with contextlib.suppress(OSError):
+        try:
             os.link(place, path)
-            try:
-                base = stack.enter_context(Tensors(path))
-            except JaxcompError:  # damaged since: what is saved now must not need it
-                base = None
-            if base is not None and "base" not in base.header:
-                yield base
-                return
-            os.unlink(path)
+        except OSError:  # gone, or on another disk
+            continue
+        with contextlib.suppress(JaxcompError, OSError):  # what is saved now must not need it
+            base = stack.enter_context(Tensors(path))
+            if "base" not in base.header and base.verify():
+                return base
+        os.unlink(path)
+    return None
 
 
 def _check_links(written, path):

@@ -88,7 +88,9 @@ def test_where_a_base_was_removed_or_replaced_the_next_save_is_whole(tmp_path):
             same(checkpointer.restore(tmp_path / name, args=arguments(tree(1))), tree(1))
             shutil.rmtree(tmp_path / name)
         assert not saved("c")
-        (tmp_path / "c" / FILE).write_bytes(b"damaged")
+        data = bytearray((tmp_path / "c" / FILE).read_bytes())
+        data[len(data) // 2] ^= 1  # in a chunk: the index is whole
+        (tmp_path / "c" / FILE).write_bytes(data)
         assert not saved("d") and saved("e")
         other = {"other": jax.numpy.ones(3)}
         checkpointer.save(tmp_path / "f", args=ocp.args.PyTreeSave(other))
