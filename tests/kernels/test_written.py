@@ -19,6 +19,13 @@ def test_every_value_stays(dtype):
     assert y.tobytes() == x.tobytes()  # NaN, -0 and denormals too
 
 
+def test_derivatives_pass():
+    """Else a gradient through FRUGAL's columns would be zero, on CPUs alone."""
+    x = jnp.arange(6.0).reshape(2, 3)
+    rows = jax.vmap(jax.grad(lambda x: jnp.square(written(x)).sum()))
+    np.testing.assert_array_equal(rows(x), 2 * x)
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA on CPUs")
 def test_what_is_read_several_times_is_in_memory():
     def nbytes(through):
