@@ -106,9 +106,9 @@ def claims(found):
             if name not in rows:
                 continue
             if rows[name]["ratio"] < least:
-                found = rows[name]["ratio"]
+                ratio = rows[name]["ratio"]
                 lines.append(
-                    verdict(False, f"{task}: {name} sends {found:.1f} x less, not {least}")
+                    verdict(False, f"{task}: {name} sends {ratio:.1f} x less, not {least}")
                 )
                 continue
             text = f"{task}: {name} within 1 % of uncompressed at {least} x fewer bytes or more"

@@ -57,6 +57,18 @@ def test_a_table_goes_on_where_it_was_stopped(task, tmp_path, monkeypatch):
     optim.fill(task, "nesterov", results)  # nothing is left to do
 
 
+def test_a_row_that_sends_too_much_does_not_hold_and_others_are_judged():
+    def cells(name, loss, sent):
+        cell = {"rate": 1.0, "held_out": [loss], "sent_nbytes": [sent]}
+        return {f"{task}|{name}|{seed}": cell for task in ("text", "mnist") for seed in (0, 1)}
+
+    few = cells("one_bit_adam", 1.0, 500) | cells("adam8bit", 1.0, 1000)
+    lines = optim_report.claims({"cells": cells("adam", 1.0, 1000) | few, "bytes": {}})
+    for task in ("text", "mnist"):
+        assert f"DOES NOT HOLD: {task}: one_bit_adam sends 2.0 x less, not 4" in lines
+        assert any(line.startswith(f"holds: {task}: adam8bit within 0.5 %") for line in lines)
+
+
 def test_patches_are_those_of_a_convolution():
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     w = jax.random.normal(jax.random.key(2), (48, 5))
