@@ -7,6 +7,7 @@ small planes need few, theirs always read a class.
 """
 
 import functools
+import threading
 
 import jax
 import numpy as np
@@ -18,6 +19,9 @@ from jaxcomp.kernels.rans_bytes import EMITS, KINDS, MARKED, SYMBOLS
 LEAST_LANES, MOST_LANES = 4, 10  # log2
 STEPS = 256  # of a lane, at least
 NONE = np.zeros((1, 1), np.uint8)
+LOCAL = threading.local()
+ALIGNED = 32  # words
+HELD = 1 << 22  # words that a thread keeps
 
 
 def encode(
@@ -80,7 +84,7 @@ def decode(
     lanes = len(head)
     steps = _steps(count, lanes)
     classes = _classes(index, steps, lanes)
-    padded = np.empty(steps * lanes + lanes, np.uint16)  # what follows is never part of a stream
+    padded = _held(steps * lanes + lanes)  # what follows is never part of a stream
     padded[: len(words)] = words
     with jax.default_device(_host()):
         out, left, taken = rans_bytes.decode(
@@ -99,6 +103,20 @@ def decode(
     if int(taken) != len(words) or (left >> 16 != 1).any():
         raise CorruptStream(f"expected to use {len(words)} words, got to {int(taken)}; damaged?")
     return np.asarray(out).reshape(-1)[:count], left.astype(np.uint16)
+
+
+def _held(size):
+    """u16[size], the same memory at each call of a thread: fresh pages cost more than the copy.
+
+    It begins where XLA takes an array as it is.
+    """
+    found = getattr(LOCAL, "words", None)
+    if found is None or found.size < size:
+        whole = np.empty(size + ALIGNED, np.uint16)
+        found = whole[-whole.ctypes.data % (2 * ALIGNED) // 2 :][:size]
+        if size <= HELD:
+            LOCAL.words = found
+    return found[:size]
 
 
 def _steps(count, lanes):

@@ -253,19 +253,17 @@ def _decode_planes(body, values):
         raise CorruptStream(f"expected heads that carry at most {values.size} bytes, got {more}")
     for i in range(1, values.itemsize):
         coded, body = _cut(body)
-        carried_here = cargo if i == values.itemsize - 1 else cargo[:0]
-        plane, none = read_plane(coded, values.size - carried_here.size)
-        more += none.size - carried_here.size
-        if carried_here.size:
-            rest = np.broadcast_to(plane, values.size - cargo.size) if plane.size == 1 else plane
-            plane = np.concatenate([cargo, rest])
+        ahead = cargo.size if i == values.itemsize - 1 else 0
+        plane, none = read_plane(coded, values.size - ahead)
+        more += none.size - ahead
         planes.append(plane)
     if len(body) or more:
         raise CorruptStream(f"expected the last plane to end the chunk, got {len(body)} bytes more")
     for i in range(0, values.size, BLOCK):
         block = values[i : i + BLOCK]
         for k, plane in enumerate(planes):
-            part = plane if plane.size == 1 else plane[i : i + BLOCK]
+            ahead = cargo if 0 < k == values.itemsize - 1 else cargo[:0]
+            part = _behind(ahead, plane, i, block.size)
             if k:
                 # Twice as fast as storing every second byte.
                 np.left_shift(block, 8, out=block)
@@ -274,6 +272,18 @@ def _decode_planes(body, values):
                 block[...] = part
         if how:
             _turn_back(block, how)
+
+
+def _behind(cargo, plane, i, count):
+    """Bytes i to i + count of cargo and then a plane, u8[1] where that is constant."""
+    rest = max(i - cargo.size, 0)
+    rest = plane if plane.size == 1 else plane[rest : max(i + count - cargo.size, 0)]
+    if i >= cargo.size:
+        return rest
+    head = cargo[i : i + count]
+    if plane.size == 1:
+        rest = np.broadcast_to(plane, count - head.size)
+    return np.concatenate([head, rest])
 
 
 def _shifts(itemsize):
