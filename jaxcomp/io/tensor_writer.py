@@ -166,8 +166,10 @@ class TensorWriter:
 
     def _how(self, row: Row, like: Row | None, part: np.ndarray) -> int:
         """Whether a small array shares a chunk: with others that have a base, where it has one."""
-        if row.nbytes > ALWAYS_SHARED and gain_alone(part.reshape(row.shape)) > WORTH_A_CHUNK:
-            return ALONE
+        if row.nbytes > ALWAYS_SHARED:
+            values = part.astype(row.dtype, copy=False)  # big-endian becomes little
+            if gain_alone(values.reshape(row.shape)) > WORTH_A_CHUNK:
+                return ALONE
         found = self._small.get(kind_of(row))
         alike = found is not None and (found.likes[0] is None) == (like is None)
         return FOLLOWS if alike and self._pools.has_room(row, FOLLOWS) else BEGINS
@@ -216,6 +218,6 @@ def _encode_pool(pool, rows, base) -> bytes:
 
 
 def _encode(part, row, base, like, start, encode) -> bytes:
-    part = np.ascontiguousarray(part).astype(row.dtype, copy=False)  # big-endian becomes little
+    part = np.ascontiguousarray(part).astype(row.dtype, copy=False)
     before = None if like is None else base.flat(like, start, start + part.size)
     return encode(part.reshape(row.block), base=before)

@@ -44,9 +44,12 @@ def test_parts_have_to_add_up():
                 writer.add_parts("x", np.float32, (8,), lambda step, parts=parts: parts)
 
 
-def test_big_endian_and_strided_arrays_are_their_values():
-    x, file = np.arange(60, dtype=">i4").reshape(6, 10), io.BytesIO()
-    with TensorWriter(file, chunk_nbytes=64) as writer:
+@pytest.mark.parametrize(
+    ("rows", "chunk_nbytes"), [(6, 64), (6, 1 << 20), (2000, 1 << 20)], ids=["cut", "tiny", "small"]
+)
+def test_big_endian_and_strided_arrays_are_their_values(rows, chunk_nbytes):
+    x, file = np.arange(10 * rows, dtype=">i4").reshape(rows, 10), io.BytesIO()
+    with TensorWriter(file, chunk_nbytes=chunk_nbytes) as writer:
         writer.add("x", x)
         writer.add("y", x[::2, ::-3])
         writer.finish({"kind": "tree"})
