@@ -43,7 +43,8 @@ SMALL = 1 << 16  # entries; unoptimised loops over more run for longer than they
 
 
 def means_the_same(module: Any) -> bool:
-    """Whether no optimisation can change a bit of what a program, as MLIR, returns.
+    """Whether no optimisation can change a bit of what a program, as MLIR, returns, but for the
+    sign and payload of a NaN.
 
     So it is if at most one of its few operations rounds: nothing can be fused or ordered anew.
     Nearly all programs of tests are such, one for each operation outside of jit.
