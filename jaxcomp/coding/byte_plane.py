@@ -44,6 +44,7 @@ LEAST_SAMPLE, MOST_SAMPLE = 1 << 15, 1 << 16
 GOLDEN = (5**0.5 - 1) / 2  # multiples of it are far from each other, modulo 1
 BLOCK = 32  # neighbours that are sampled together
 ENOUGH = 0.99  # of the raw size: what is saved above it does not pay for the time
+FEW = 1 << 10  # bytes to an escape: of fewer escapes each is searched for, which is faster
 FOUND_AT_ONCE = 1 << 16  # bytes in which escapes are looked for: they stay in a cache
 RARE = 2.0**-14  # share of a byte that costs less as an escape than as a kind
 SEGMENT = 1 << 17  # bytes that are noise or not
@@ -279,14 +280,20 @@ def _values(order, kinds, paired):
 
 
 def _with_escapes(plane, none, escapes):
-    blocks = range(0, plane.size, FOUND_AT_ONCE)
-    found = [np.flatnonzero(plane[i : i + FOUND_AT_ONCE] == none[0]) + i for i in blocks]
-    place = np.concatenate(found) if found else np.zeros(0, int)
+    if len(escapes) * FEW > plane.size:
+        blocks = range(0, plane.size, FOUND_AT_ONCE)
+        found = [np.flatnonzero(plane[i : i + FOUND_AT_ONCE] == none[0]) + i for i in blocks]
+        place = np.concatenate(found) if found else np.zeros(0, int)
+        plane = plane if plane.flags.writeable else plane.copy()
+    else:
+        held = bytearray(plane)  # which can be searched, and written to
+        place, at = [], held.find(none[0])
+        while at >= 0 and len(place) <= len(escapes):
+            place.append(at)
+            at = held.find(none[0], at + 1)
+        plane = np.frombuffer(held, np.uint8)
     if len(place) != len(escapes):
         raise CorruptStream(f"expected {len(escapes)} escapes, got {len(place)}")
-    if not len(escapes):
-        return plane
-    plane = plane if plane.flags.writeable else plane.copy()
     plane[place] = escapes
     return plane
 

@@ -79,6 +79,7 @@ class TensorWriter:
         self._waiting: deque[tuple[Future, int]] = deque()
         self._names: set[str] = set()
         self.nbytes = 0  # of all arrays
+        self._broken: str | None = None  # an array of which not all came
 
     def __enter__(self) -> "TensorWriter":
         return self
@@ -131,6 +132,7 @@ class TensorWriter:
                 )
             self._names.add(name)
         like = None if self._base is None else self._base.like(row)
+        self._broken = row.label  # until all of it is there
         small = 0 < row.nbytes <= min(SHARED, self._chunk_nbytes) and encode is encode_chunk
         how, done = ALONE, 0
         for part in parts(row.step):
@@ -147,6 +149,7 @@ class TensorWriter:
                     self._pools.add(row, ALONE)
                 self._entries.append(entry(row, how))
                 self.nbytes += row.nbytes
+                self._broken = None
                 return
         raise UnsupportedInput(
             f"{row.label}: expected {row.size} values in parts of {row.step}, got others"
@@ -155,8 +158,13 @@ class TensorWriter:
     def finish(self, index: dict[str, Any] | Callable[[], dict[str, Any]]) -> int:
         """Wait for what is in the making, and write the index; returns the bytes of the file.
 
-        index: or a function that gives it, which is called when all chunks are written.
+        index: or a function that gives it, which is called when all chunks are written. Raises
+        UnsupportedInput after an array of which not all came: its chunks belong to none.
         """
+        if self._broken is not None:
+            raise UnsupportedInput(
+                f"expected all of {self._broken} before the file ends, got a part; begin it anew"
+            )
         for places in self._pools.end():
             self._end(places)
         while self._waiting:

@@ -56,9 +56,10 @@ def power_sgd(
     dtype: of the numbers, float32 or bfloat16, for twice the rank in the same bytes. What that
     rounds of a sender's own S_i counts as not sent; what sums on the way round is lost.
     factors: another exchange over these axes in place of that all-reduce, for the factors [r, m]
-    and [r, n], whose rows differ in size; compressed_mean(quantized(block=32), axis,
-    remembers=False), say, for nearly four times the rank in the same bytes. Of a small
-    transformer, rank 11 so lost 0.1 % against SGD, rank 5 in bfloat16 1.2 %.
+    and [r, n], whose rows differ in size; one that keeps nothing, as each step has factors of its
+    own: compressed_mean(quantized(block=32), axis, remembers=False), say, for nearly four times
+    the rank in the same bytes. Of a small transformer, rank 11 so lost 0.1 % against SGD, rank 5 in
+    bfloat16 1.2 %.
 
     An array of more than two axes is a matrix of the leading by the trailing ones, parted where
     m + n is least, the first of equals: of a convolution [h, w, in, out], h w in by out. Arrays of

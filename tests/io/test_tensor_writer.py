@@ -42,6 +42,8 @@ def test_parts_have_to_add_up():
         with TensorWriter(io.BytesIO(), chunk_nbytes=16) as writer:
             with pytest.raises(jc.UnsupportedInput, match="x: expected 8 values in parts of 4"):
                 writer.add_parts("x", np.float32, (8,), lambda step, parts=parts: parts)
+            with pytest.raises(jc.UnsupportedInput, match="expected all of x"):
+                writer.finish({})
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,8 @@ def test_bytes_do_not_depend_on_threads_and_pipes_are_written(tmp_path):
     with jc.io.open_tensors(files[0], threads=1) as file:
         assert bits(file.read("w")) == bits(tree["w"])
     # Files that were written stay readable. (tests/coding/test_tensor_chunk.py pins the chunks.)
+    with jc.io.open_tensors(GOLDEN) as file:
+        assert file.header["tensors_version"] == 1
     found, tree = jc.io.load_tensors(GOLDEN), golden_tree()
     assert {name: bits(x) for name, x in found.items()} == {n: bits(x) for n, x in tree.items()}
 
