@@ -148,11 +148,16 @@ METHODS = {
     ),
     "econtrol top_k 1 %": Method(sgd(optim.econtrol, gathered(optim.top_k(0.01)), 0.1)),
     "power_sgd 2": fed(optim.power_sgd(2, AXIS), 0.7),
-    "power_sgd 10 int8": fed(
-        optim.power_sgd(
-            10, AXIS, factors=two_way(optim.quantized(formats.INT8, block=32), remembers=False)
+    **{
+        f"power_sgd {rank} int8": fed(
+            optim.power_sgd(
+                rank,
+                AXIS,
+                factors=two_way(optim.quantized(formats.INT8, block=32), remembers=False),
+            )
         )
-    ),
+        for rank in (10, 8)  # 10 was judged first, and sends 14.8 x less of the digits
+    },
     "power_sgd 5 bfloat16": fed(optim.power_sgd(5, AXIS, dtype=jnp.bfloat16)),
     "dgc 1 %": Method(plain(optim.dgc, AXIS, 0.01), start=1.4),
     "dgc 1 % bfloat16 warm-up": Method(

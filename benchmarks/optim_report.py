@@ -11,7 +11,7 @@ from benchmarks.optim_methods import METHODS
 CLAIMED = {
     "dgc 1 % bfloat16 warm-up": 16,
     "ef21_momentum top_k 14 % float8 both ways": 16,
-    "power_sgd 10 int8": 16,
+    "power_sgd 8 int8": 16,
     "one_bit_adam": 4,
 }
 UNITS = {"text": "nats a byte", "mnist": "nats a digit", "split": "nats a digit (the objective)"}
