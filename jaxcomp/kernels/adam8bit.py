@@ -24,9 +24,10 @@ from jaxtyping import Array, Float, Float32
 
 from jaxcomp.base import UnsupportedInput
 from jaxcomp.kernels import dispatch
+from jaxcomp.kernels.adam8bit_cpu import cpu
 from jaxcomp.kernels.adam8bit_lax import NUMBERS as NUMBERS
 from jaxcomp.kernels.adam8bit_lax import Moment as Moment
-from jaxcomp.kernels.adam8bit_lax import Rule, cpu, moments_of, reference, step
+from jaxcomp.kernels.adam8bit_lax import Rule, moments_of, reference, step
 from jaxcomp.kernels.adam8bit_lax import adam as adam
 from jaxcomp.kernels.adam8bit_lax import lion as lion
 from jaxcomp.kernels.adam8bit_lax import momentum as momentum

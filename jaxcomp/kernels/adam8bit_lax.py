@@ -11,11 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcomp.kernels.dynamic_map import Map, decode, encode, look_up
-from jaxcomp.kernels.written import written
+from jaxcomp.kernels.dynamic_map import Map, decode, encode
 
 LARGEST = 2.0**125  # its reciprocal is a float that processors do not take for zero
-CACHED = 1 << 18  # entries whose moments in float32 a CPU rather keeps at hand than decodes again
 
 Rule = Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]
 
@@ -39,23 +37,23 @@ def adam(g, moments, numbers):
 
 
 def lion(g, moments, numbers):
-    """numbers: b1, 1 - b1, b2, 1 - b2."""
+    """numbers: b2, 1 - b2, b1, 1 - b1."""
     (m,) = moments
-    b1, c1, b2, c2 = numbers
+    b2, c2, b1, c1 = numbers
     ahead = b1 * m + c1 * g
     sign = jnp.where(ahead > 0, 1.0, jnp.where(ahead < 0, -1.0, 0.0))
     return sign, (b2 * m + c2 * g,)
 
 
 def momentum(g, moments, numbers):
-    """numbers: decay; of the momentum and of g in the update."""
+    """numbers: decay, 1; of the momentum and of g in the update."""
     (m,) = moments
-    decay, of_m, of_g = numbers
-    m = decay * m + g
+    decay, one, of_m, of_g = numbers
+    m = decay * m + one * g
     return of_m * m + of_g * g, (m,)
 
 
-NUMBERS = {adam: 9, lion: 4, momentum: 3}
+NUMBERS = {adam: 9, lion: 4, momentum: 4}
 
 
 def reference(
@@ -114,7 +112,7 @@ def step(rule, maps, g, moments, numbers):
     good = functools.reduce(jnp.logical_and, (x <= LARGEST for x in most))
     results = []
     for j, (moment, map) in enumerate(zip(moments, maps, strict=True)):
-        inverse, scales = _scale(most[j], good, moment.scales)
+        inverse, scales = new_scale(most[j], good, moment.scales)
         codes = [
             jnp.where(good, encode(values[j] * inverse, map), old)
             for values, old in zip(found, held[j], strict=True)
@@ -133,93 +131,7 @@ def moments_of(arrays) -> tuple[Moment, ...]:
     return tuple(map(Moment, arrays[::2], arrays[1::2]))
 
 
-def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, block: int):
-    """What the reference computes, as whole arrays that XLA walks once for each result.
-
-    A walk is one loop over all cores that decodes, and applies the rule, anew: first to the largest
-    magnitudes, then to the update (and to all that is done with it behind), then to the codes of
-    each moment. Moments in float32 never reach memory, nor does the update if something elementwise
-    takes it. Barriers keep walks apart, as XLA would else write down what two of them share: it may
-    for arrays that stay in the cache.
-
-    Codes are copied first: nothing puts their last reader, the walk behind the update, before the
-    walks that write them in place. XLA would copy too, on one core. The two codes of a byte, whose
-    entries are half a block apart, are also copied to bytes in the order of entries: walks in that
-    order would else read them one by one, in three times the time.
-
-    Of 8 Mi entries and two moments of 8 bits, two cores (Zen 5, XLA's vectors of 256 bits) take 0.6
-    ms to copy, 1.8 for maxima, 1.9 for the update, 2.8 and 2.4 for codes; with levels and codes
-    left out, all walks 5.1 (Adam in float32: 5.0). A walk for codes is bound by latency: 22 cycles
-    for 8 entries, where the levels alone take 8 and `encode` alone 12. Not faster were: levels by
-    arithmetic, codes by a table of float bits, both codes in one loop, and slabs in the cache, some
-    of whose loops XLA runs on one core.
-    """
-    if g.size > CACHED:
-        arrays = [written(x) if x.dtype == jnp.uint8 else x for x in arrays]
-    rows, old = g.size // block, moments_of(arrays)
-    parts = 2 if any(map.bits == 4 for map in maps) else 1  # as in `reference`
-    width = block // parts
-    half = lax.broadcasted_iota(jnp.uint8, (1, parts, 1), 1)
-
-    def nibbles(codes, part=slice(None)):
-        return codes.reshape(rows, 1, width) >> 4 * half[:, part] & 15
-
-    def walk(inputs, part=slice(None), ordered=None):
-        """update and moments [rows, parts, block / parts], or those of one of the parts."""
-        g, *arrays = inputs
-        cut = lambda x: x.reshape(rows, parts, width)[:, part]  # noqa: E731
-        values, shift = [], 0
-        for moment, map in zip(moments_of(arrays), maps, strict=True):
-            if map.bits == 8:
-                levels = look_up(cut(moment.codes), map)
-            elif ordered is None:
-                levels = look_up(nibbles(moment.codes, part), map)
-            else:
-                levels, shift = look_up(ordered, map, shift), shift + 4
-            values.append(levels * moment.scales.reshape(rows, 1, 1))
-        return rule(cut(g).astype(jnp.float32), tuple(values), list(numbers))
-
-    ordered, apart = None, tuple
-    if g.size > CACHED:
-        apart = lax.optimization_barrier
-        fours = [nibbles(x.codes) for x, map in zip(old, maps, strict=True) if map.bits == 4]
-        if fours:
-            ordered = written(functools.reduce(lambda a, b: a | b << 4, fours))
-    update, values = walk((g, *arrays), ordered=ordered)
-    fits = functools.reduce(jnp.logical_and, (jnp.abs(x) <= LARGEST for x in values))
-    results = [jnp.where(fits, update, jnp.nan).reshape(g.shape)]
-    inputs = apart((g, *arrays))
-    most = _largest(walk(inputs, ordered=None if ordered is None else apart(ordered))[1])
-    good = functools.reduce(jnp.logical_and, (x <= LARGEST for x in most))
-    for j, (moment, map) in enumerate(zip(old, maps, strict=True)):
-        inputs = apart(inputs)
-        inverse, scales = _scale(most[j], good, moment.scales.reshape(rows))
-
-        def of(part, j=j, map=map, inverse=inverse[:, None, None], inputs=inputs):
-            return encode(walk(inputs, part)[1][j] * inverse, map)
-
-        codes = of(slice(None)) if map.bits == 8 else of(slice(0, 1)) | of(slice(1, 2)) << 4
-        held = moment.codes.reshape(codes.shape)
-        codes = jnp.where(inverse[:, None, None] >= 0, codes.astype(jnp.uint8), held)
-        results += [codes.reshape(moment.codes.shape), scales.reshape(moment.scales.shape)]
-    return tuple(results)
-
-
-def _largest(values):
-    """The largest magnitude of each row of [rows, parts, width]; of one with NaN, NaN or inf.
-
-    Magnitudes are in the order of their bits, whose maximum is one instruction. One reduction has
-    the rows of two arrays: of a single one XLA makes others that read it from memory.
-    """
-    bits = [lax.bitcast_convert_type(jnp.abs(x), jnp.int32) for x in values]
-    pair = tuple(bits if len(bits) == 2 else bits * 2)
-    zeros = (jnp.zeros((), jnp.int32),) * 2
-    most = lax.reduce(pair, zeros, lambda a, b: tuple(map(lax.max, a, b)), (1, 2))
-    most = most if len(bits) == 2 else [lax.max(*most)]
-    return [lax.bitcast_convert_type(x, jnp.float32) for x in most]
-
-
-def _scale(most, good, old):
+def new_scale(most, good, old):
     """What a block is multiplied by to become codes, NaN if it keeps them, and its scale."""
     tiny = most < 1 / LARGEST
     inverse = 1 / jnp.where(good, jnp.where(tiny, jnp.inf, most), jnp.nan)

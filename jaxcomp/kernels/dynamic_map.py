@@ -18,10 +18,11 @@ unsigned) is 2^e + j for the midpoint j of its decade, an integer times a consta
     (2^(e+1) + 9 (2 j + 1)) * 10^(i - D) / 2^(e+1)
 
 so the float that a code stands for is rounded once, alike on every device; and the midpoint nearest
-to x is the one whose interval holds x, but at the ends of a decade, where the limit lies halfway to
-the next one's.
+to x is the one whose interval holds x, but where a decade begins: there the limit is halfway to the
+next midpoint below, 0.2 of an interval late.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -45,6 +46,7 @@ LINEAR4 = Map(4, False, 0)
 
 MANTISSA = 23  # bits of a float32's
 EXPONENT = 0xFF << MANTISSA
+LATE = 0.2  # of an interval: where the first of a decade starts, halfway from the midpoint below
 
 
 def levels(map: Map) -> Float32[np.ndarray, " levels"]:
@@ -94,33 +96,54 @@ def look_up(
 def encode(x: Float32[Array, "*shape"], map: Map) -> Int32[Array, "*shape"]:
     """The codes of the levels nearest to x, which is within [-1, 1], or [0, 1] without signs.
 
-    As int32: a kernel chooses among them before it makes them bytes.
+    As int32: a kernel chooses among them before it makes them bytes. Where x is as near to two
+    levels, but for 3e-7 of x, it is either.
     """
     if not map.decades:
         top = (1 << map.bits) - 1
         return jnp.clip(jnp.ceil(x * (top + 1) - 0.5) - 1, 0, top).astype(jnp.int32)
     size = jnp.abs(x) if map.signed else x
-    top, lowest = _top(map), _lowest(map)
-    y, first = size, np.float32(top / 2)  # y in [0.1, 1): its place in its decade
-    for i, base in reversed(list(enumerate(_squares(10, map)))):
-        below = y < np.float32(1 / base)
-        y = jnp.where(below, y * np.float32(base), y)
-        first = jnp.where(below, first * np.float32(2.0 ** -(1 << i)), first)
-    # Subtracted first: a product first would be fused with the sum on some machines, not on others.
-    place = (y - np.float32(0.1)) * (first * np.float32(1 / 0.9))
-    # Integers in floats: to convert floats, of which any may be NaN, takes CPUs many instructions.
-    q = first + jnp.floor(place)
-    q = jnp.where(place < np.float32(0.2), q - 1, q)
-    q = jnp.where(q > lowest, q, np.float32(lowest))
-    least, most = levels(map)[[_zero(map) + lowest, -2]].tolist()
-    small = size < np.float32(least / 2) if map.signed else size <= 0
-    q = jnp.where(small, np.float32(0 if map.signed else 1), q)
-    q = jnp.where(size >= np.float32((1 + most) / 2), np.float32(top), q)
+    place = functools.reduce(lax.min, (_bits(size * a + b) for a, b in _lines(map)))
+    a, b = _last_line(map)
+    place = lax.max(place, _bits(x * a + b))
+    if not map.signed:  # what is not zero is not rounded to it
+        place = jnp.where(x > 0, lax.max(place, _bits(_lowest(map) + LATE)), place)
+    first = lax.bitcast_convert_type(place & EXPONENT, jnp.float32)
+    place = lax.bitcast_convert_type(place, jnp.float32)
+    q = _bits(place + np.float32((1 << MANTISSA) - 0.5))  # its floor, in the mantissa
+    q = jnp.where(place - first < np.float32(LATE), q - 1, q)
     if map.signed:
         q = jnp.where(x < 0, -q, q)
-        q = jnp.where(q > 1 - top, q, np.float32(1 - top))  # there is no -1
-    integer = q + np.float32((1 << MANTISSA) + _zero(map))  # in its mantissa
-    return lax.bitcast_convert_type(integer, jnp.int32) & (1 << map.bits) - 1
+    return q + _zero(map) & (1 << map.bits) - 1
+
+
+def _lines(map: Map) -> list[tuple[np.float32, np.float32]]:
+    """a, b of lines a x + b that are 2^e + j, and how far x is in its interval, in one decade each.
+
+    All decades have equal steps of j, ten times those of the decade below, and twice as many: so
+    each line lies below the others in its own decade, and the least of them is in the right one.
+    """
+    lines = []
+    for i in range(map.decades):
+        first = _lowest(map) * 2.0**i
+        lines.append((first * 10.0 ** (map.decades - i) / 9, first * 8 / 9))
+    if map.signed:  # the lowest level starts half way from zero to it
+        end, half = 10.0 ** (1 - map.decades), float(levels(map)[_zero(map) + 1]) / 2
+        slope = (2 - 1 - LATE) / (end - half)
+        lines[0] = slope, 2 - slope * end
+    return [(np.float32(a), np.float32(b)) for a, b in lines]
+
+
+def _last_line(map: Map) -> tuple[np.float32, np.float32]:
+    """a, b of the line that leads to level 1: halfway to it from below, it is LATE above _top."""
+    step = 1.8 / _top(map)  # of the last decade
+    a, there = 2.2 / step, 1 - step / 4
+    return np.float32(a), np.float32(_top(map) + LATE - a * there)
+
+
+def _bits(x: Float32[Array, "*shape"] | float) -> Int32[Array, "*shape"]:
+    """Magnitudes are in the order of their bits, of which a minimum is one instruction."""
+    return lax.bitcast_convert_type(jnp.asarray(x, jnp.float32), jnp.int32)
 
 
 def _lowest(map: Map) -> int:

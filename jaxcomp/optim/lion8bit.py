@@ -37,7 +37,7 @@ def lion8bit(
     core = moments(
         kernel.lion,
         (SIGNED,),
-        lambda count: [b1, 1 - b1, b2, 1 - b2],
+        lambda count: [b2, 1 - b2, b1, 1 - b1],
         block=block,
         where=where,
         float32_updates=stochastic_rounding,

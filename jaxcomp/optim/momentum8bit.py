@@ -34,7 +34,7 @@ def momentum8bit(
     core = moments(
         kernel.momentum,
         (SIGNED,),
-        lambda count: [momentum, *((momentum, 1) if nesterov else (1, 0))],
+        lambda count: [momentum, 1, *((momentum, 1) if nesterov else (1, 0))],
         block=block,
         where=where,
         float32_updates=stochastic_rounding,

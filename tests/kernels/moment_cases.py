@@ -13,8 +13,8 @@ LION = {"rule": adam8bit.lion, "maps": (SIGNED,), "block": 128}
 MOMENTUM = {"rule": adam8bit.momentum, "maps": (SIGNED,), "block": 512}
 NUMBERS = {
     adam8bit.adam: [0.9, 0.1, 0.999, 0.001, 2.0, 0.3, 30.0, 1e-12, 1e-8],
-    adam8bit.lion: [0.9, 0.1, 0.99, 0.01],
-    adam8bit.momentum: [0.9, 0.9, 1.0],
+    adam8bit.lion: [0.99, 0.01, 0.9, 0.1],
+    adam8bit.momentum: [0.9, 1.0, 0.9, 1.0],
 }
 
 

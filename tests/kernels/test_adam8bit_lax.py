@@ -1,15 +1,14 @@
-"""The step on blocks against NumPy, and the CPU's way through them, bit for bit."""
+"""The step on blocks against NumPy."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jaxcomp.kernels import adam8bit_lax as kernel
 from jaxcomp.kernels.dynamic_map import SIGNED, UNSIGNED, levels
-from tests.kernels.moment_cases import FOUR, LION, MIXED, STATIC, case
+from tests.kernels.moment_cases import STATIC, case
 
 STEP = jax.jit(functools.partial(kernel.reference, **STATIC))
 
@@ -34,36 +33,6 @@ def test_a_step_is_adam_of_the_levels():
         # Half of an interval: 0.9 / 64 of the largest near it, 0.9 / 2 of a decade of one level.
         assert (abs(found - moment) <= 0.45 * abs(moment) + 3e-7 * np.repeat(most, 256, -1)).all()
         assert abs(found - moment).max() <= 0.0071 * most.max()
-
-
-@pytest.mark.parametrize("static", [STATIC, FOUR, MIXED, LION], ids=["8", "4", "8 and 4", "one"])
-def test_walks_over_whole_arrays_are_the_reference(static, monkeypatch):
-    monkeypatch.setattr(kernel, "CACHED", 0)
-    g, *rest = case(static, rows=11)
-    arrays = [g.at[1, 3].set(jnp.nan).at[2, 30].set(-jnp.inf).at[4].set(0), *rest]
-    got = jax.jit(functools.partial(kernel.cpu, **static))(*arrays)
-    expected = jax.jit(functools.partial(kernel.reference, **static))(*arrays)
-    for x, y in zip(got, expected, strict=True):  # sums of products are rounded once or twice
-        if x.dtype == jnp.uint8:
-            assert (np.asarray(x) != np.asarray(y)).mean() < 1e-3
-        else:
-            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
-    assert all(x.shape == y.shape for x, y in zip(got[1:], arrays[2:], strict=True))
-
-
-@pytest.mark.parametrize("static", [STATIC, FOUR], ids=["8", "4"])
-def test_no_moment_in_float32_reaches_memory(static, monkeypatch):
-    """Nor does the update, where its parameter takes it: codes do, and what is kept."""
-    monkeypatch.setattr(kernel, "CACHED", 0)
-    arrays = case(static, rows=64, blocks=4)
-
-    def step(parameter, *arrays):
-        update, *new = kernel.cpu(*arrays, **static)
-        return parameter - 0.1 * update, *new
-
-    program = jax.jit(step).lower(arrays[0], *arrays).compile()
-    codes = 2 * arrays[0].size  # bytes: a moment in float32 would be twice as many
-    assert program.memory_analysis().temp_size_in_bytes < 1.1 * codes
 
 
 def test_a_block_that_is_not_finite_keeps_its_codes_and_shows_it():
