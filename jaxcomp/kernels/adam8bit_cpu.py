@@ -1,113 +1,124 @@
-"""The step of adam8bit for CPUs: what the reference computes, as walks over whole arrays.
+"""The step of adam8bit for CPUs: what the reference computes, slab by slab.
 
-A walk is a loop over all cores that decodes, and applies the rule, anew: one to the largest
-magnitudes of blocks, one to all codes, and one to the update and whatever elementwise is done with
-it behind. Moments in float32 never reach memory, nor does the update if something takes it.
+A slab is so small that its moments in float32 stay in the cache: one loop decodes them and applies
+the rule, one finds the largest magnitudes, one encodes. Loops that do less are faster: processors
+look a hundred instructions ahead, so they overlap entries of short chains only. A leaf of several
+slabs applies the rule again for its update, in one loop with whatever elementwise is done behind.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxcomp.kernels.adam8bit_lax import LARGEST, Rule, moments_of, new_scale
 from jaxcomp.kernels.dynamic_map import encode, look_up
+from jaxcomp.kernels.halves import halves, whole
 from jaxcomp.kernels.together import together
 from jaxcomp.kernels.written import written
 
-CACHED = 1 << 18  # entries whose moments in float32 a CPU rather keeps at hand than decodes again
-FINITE = np.finfo(np.float32).max
+SLAB = 270_000  # entries; not a power of 2: arrays that far apart share few lines of a cache
 
 
 def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, block: int):
     """See above. Blocks have parts as in `adam8bit_lax.step`, along an axis here.
 
-    Codes of 4 bits are copied to bytes in the order of entries: walks in that order would else
-    read them one by one, in three times the time.
+    Old codes are copied before new ones take their place: nothing puts the update before them. A
+    copy of 4 bits has bytes in the order of entries, with the codes of all moments: loops in that
+    order would else read them one by one, in three times the time.
     """
     rows, old, numbers = g.size // block, moments_of(arrays), list(numbers)
     fours = [j for j, map in enumerate(maps) if map.bits == 4]
     parts = 2 if fours else 1
-    shape, width, cached = g.shape, block // parts, g.size <= CACHED
-    half = lax.broadcasted_iota(jnp.uint8, (1, parts, 1), 1)
-    g = g.reshape(rows, parts, width).astype(jnp.float32)
-    codes = [x.codes.reshape(rows, -1, width) for x in old]
+    shape, width, few = g.shape, block // parts, g.size <= SLAB
+    g = g.reshape(rows, parts, width)
+    held = [x.codes.reshape(rows, -1, width) for x in old]
+    copied = written if not few else lambda x: x
+    copies = [copied(x) for j, x in enumerate(held) if j not in fours]
+    if fours:
+        half = lax.broadcasted_iota(jnp.uint8, (1, parts, 1), 1)
+        each = [held[j] >> 4 * half & 15 for j in fours]
+        copies.append(copied(functools.reduce(lambda a, b: a | b << 4, each)))
     scales = [x.scales.reshape(rows, 1, 1) for x in old]
 
-    def nibbles(j, half, codes):
-        return codes[j] >> 4 * half & 15
+    def levels(copies):
+        found, bytes = [], iter(copies)
+        for j, map in enumerate(maps):
+            if j in fours:
+                found.append(look_up(copies[-1], map, 4 * fours.index(j)))
+            else:
+                found.append(look_up(next(bytes), map))
+        return found
 
-    def applied(g, codes, ordered, scales):
-        """The update, and moments in float32."""
-        levels = [
-            look_up(ordered, map, 4 * fours.index(j)) if j in fours else look_up(codes[j], map)
-            for j, map in enumerate(maps)
-        ]
-        return rule(g, tuple(x * s for x, s in zip(levels, scales, strict=True)), numbers)
+    def updated(g, copies, scales):
+        """update and moments, f32[rows, parts, width]"""
+        values = tuple(x * s for x, s in zip(levels(copies), scales, strict=True))
+        update, values = rule(g.astype(jnp.float32), values, numbers)
+        fits = functools.reduce(jnp.logical_and, (jnp.abs(x) <= LARGEST for x in values))
+        return jnp.where(fits, update, jnp.nan), *values
 
-    def scaled(part, inverse, g, half, codes, scales):
-        """Moments times inverse: what of them is kept and what of g is taken is multiplied by it."""
-        levels = [
-            look_up(nibbles(j, half[:, part], codes) if j in fours else codes[j][:, part], map)
-            for j, map in enumerate(maps)
-        ]
-        own = []
-        for keep, take, x, s in zip(numbers[::2], numbers[1::2], inverse, scales, strict=False):
-            own += [jnp.minimum(keep * s * x, FINITE), take * x]
-        return rule(g[:, part], tuple(levels), own + numbers[len(own) :])[1]
+    def moved(g, copies, scales):
+        """Moments alone: what they keep of themselves is multiplied by their scales before."""
+        pairs = zip(scales, numbers[::2], numbers[1::2], strict=False)
+        own = [x for scale, keep, take in pairs for x in (keep * scale, take)]
+        values = tuple(levels(copies))
+        return rule(g.astype(jnp.float32), values, own + numbers[len(own) :])[1]
 
-    ordered = None
-    if fours:
-        ordered = functools.reduce(
-            lambda a, b: a | b << 4, (nibbles(j, half, codes) for j in fours)
-        )
-        ordered = ordered if cached else written(ordered)
-    update, values = applied(g, codes, ordered, scales)
-    fits = functools.reduce(jnp.logical_and, (jnp.abs(x) <= LARGEST for x in values))
-    update = jnp.where(fits, update, jnp.nan).reshape(shape)
-    if not cached:  # a barrier, or XLA would write down what two walks share
-        g, codes, ordered, scales = lax.optimization_barrier((g, codes, ordered, scales))
-        values = applied(g, codes, ordered, scales)[1]
+    def stepped(g, copies, scales, held):
+        """update if it is at hand, and codes and scales of some rows."""
+        found = together(lambda *x: _cut(updated(*x) if few else moved(*x)), g, copies, scales)
+        update, values = (found[:2], found[2:]) if few else (None, found)
+        values = list(zip(values[::2], values[1::2], strict=True))
+        most = _largest([whole(*x) for x in values])
+        rows = together(_of_rows, most, [x.reshape(-1) for x in scales])
+        inverse, scales = ([x.reshape(-1, 1, 1) for x in half] for half in (rows[::2], rows[1::2]))
+        codes = {}
+        for bits in {map.bits for map in maps}:
+            js = [j for j, map in enumerate(maps) if map.bits == bits]
+            of = [[x[j] for j in js] for x in (values, inverse, held, maps)]
+            codes |= zip(js, together(functools.partial(_coded, of.pop()), *of), strict=True)
+        return update, [codes[j] for j in range(len(maps))], scales
 
-    def of_rows(most, scales):
-        good = functools.reduce(jnp.logical_and, (x <= LARGEST for x in most))
-        pairs = [new_scale(x, good, s) for x, s in zip(most, scales, strict=True)]
-        return [x for each in zip(*pairs, strict=True) for x in each]
-
-    found = together(of_rows, _largest(values), [x.reshape(rows) for x in scales])
-    inverse = [x.reshape(rows, 1, 1) for x in found[: len(maps)]]
-
-    def coded(js, inverse, values, *inputs):
-        """Codes of moments of as many bits."""
-        cuts = [slice(0, 1), slice(1, 2)] if js == fours else [slice(None)]
-        if cached:
-            ways = [[x[:, cut] * y for x, y in zip(values, inverse, strict=True)] for cut in cuts]
-        else:
-            ways = [scaled(cut, inverse, *inputs) for cut in cuts]
-        for j in js:
-            new = [encode(x[j], maps[j]).astype(jnp.uint8) << 4 * i for i, x in enumerate(ways)]
-            new = functools.reduce(jnp.bitwise_or, new)
-            yield jnp.where(jnp.isnan(inverse[j]), inputs[2][j], new)
-
-    if not cached:
-        values, inputs = None, lax.optimization_barrier((g, half, codes, scales))
+    if few:
+        update, codes, scales = stepped(g, copies, scales, held)
+        update = whole(*update)
     else:
-        inputs = g, half, codes, scales
-    eights = [j for j in range(len(maps)) if j not in fours]
-    results = {}
-    for js in filter(None, (eights, fours)):
-        walk = functools.partial(lambda js, *trees: list(coded(js, *trees)), js)
-        results |= zip(js, together(walk, inverse, values, *inputs), strict=True)
-    return update, *(
-        x
-        for j, moment in enumerate(old)
-        for x in (
-            results[j].reshape(moment.codes.shape),
-            found[len(maps) + j].reshape(moment.scales.shape),
-        )
-    )
+        update = updated(g, copies, scales)[0]
+        apart = lax.optimization_barrier((g, copies, scales))
+        slabs = -(-g.size // SLAB)
+        take = -(-rows // slabs)
+
+        def turn(i, new):  # the last slab begins early and computes some rows twice
+            start = jnp.minimum(i * take, rows - take)
+            at = lambda x: lax.dynamic_slice_in_dim(x, start, take)  # noqa: E731
+            _, *found = stepped(*jax.tree.map(at, (*apart, new[0])))
+            put = lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0)  # noqa: E731
+            return jax.tree.map(put, new, tuple(found))
+
+        codes, scales = lax.fori_loop(0, slabs, turn, (held, scales))
+    pairs = zip(old, codes, scales, strict=True)
+    results = [(x.reshape(o.codes.shape), s.reshape(o.scales.shape)) for o, x, s in pairs]
+    return update.reshape(shape), *(x for pair in results for x in pair)
+
+
+def _cut(values):
+    return [half for x in values for half in halves(x)]
+
+
+def _of_rows(most, scales):
+    """inverse and new scale of each moment"""
+    good = functools.reduce(jnp.logical_and, (x <= LARGEST for x in most))
+    pairs = zip(most, scales, strict=True)
+    return [x for m, scale in pairs for x in new_scale(m, good, scale)]
+
+
+def _coded(maps, values, inverse, held):
+    """New codes of moments of as many bits."""
+    for x, scale, old, map in zip(values, inverse, held, maps, strict=True):
+        new = encode(whole(*x) * scale, map).astype(jnp.uint8)
+        new = new if map.bits == 8 else new[:, :1] | new[:, 1:] << 4
+        yield jnp.where(jnp.isnan(scale), old, new)
 
 
 def _largest(values):

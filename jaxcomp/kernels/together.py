@@ -21,10 +21,11 @@ def together(f: Callable[..., Sequence[jax.Array]], *trees: Any) -> list[jax.Arr
     f is given arrays with one more axis behind: it computes elementwise, slices and broadcasts
     along the axes before it.
     """
-    results = f(*jax.tree.map(lambda x: jnp.broadcast_to(x[..., None], (*x.shape, 2)), trees))
+    results = list(f(*jax.tree.map(lambda x: jnp.broadcast_to(x[..., None], (*x.shape, 2)), trees)))
     bits = [lax.bitcast_convert_type(x, UNSIGNED[x.dtype.itemsize]) for x in results]
     last = bits[0].ndim - 1
-    first = lax.broadcasted_iota(jnp.uint8, bits[0].shape, last) == 0
+    none = (bits[0] & 1) >> 1  # zero; XLA would take a constant out of loops around this one
+    first = lax.broadcasted_iota(bits[0].dtype, bits[0].shape, last) == none
     zero = jnp.zeros((), bits[0].dtype)
     found = lax.reduce(
         tuple(jnp.where(first, x, zero) for x in bits),

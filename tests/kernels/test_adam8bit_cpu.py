@@ -15,7 +15,7 @@ from tests.kernels.moment_cases import FOUR, LION, MIXED, STATIC, case
 
 @pytest.mark.parametrize("static", [STATIC, FOUR, MIXED, LION], ids=["8", "4", "8 and 4", "one"])
 def test_walks_over_whole_arrays_are_the_reference(static, monkeypatch):
-    monkeypatch.setattr(adam8bit_cpu, "CACHED", 0)
+    monkeypatch.setattr(adam8bit_cpu, "SLAB", 1024)
     g, *rest = case(static, rows=11)
     arrays = [g.at[1, 3].set(jnp.nan).at[2, 30].set(-jnp.inf).at[4].set(0), *rest]
     got = jax.jit(functools.partial(cpu, **static))(*arrays)
@@ -31,7 +31,7 @@ def test_walks_over_whole_arrays_are_the_reference(static, monkeypatch):
 @pytest.mark.parametrize("static", [STATIC, FOUR], ids=["8", "4"])
 def test_no_moment_in_float32_reaches_memory(static, monkeypatch):
     """Nor does the update, where its parameter takes it: codes do, and what is kept."""
-    monkeypatch.setattr(adam8bit_cpu, "CACHED", 0)
+    monkeypatch.setattr(adam8bit_cpu, "SLAB", 1024)
     arrays = case(static, rows=64, blocks=4)
 
     def step(parameter, *arrays):
