@@ -4,10 +4,12 @@ Run alone on a quiet machine; turns of all optimizers alternate, so that what di
 disturbs the others. A turn is two steps, of which the second counts: what another optimizer left
 in the caches does not. The load is kept with the numbers.
 
-"bytes of adam8bit" is the bound: the walks of adam8bit over whole arrays, with what they compute
-left out, so that only their bytes move. A program that needs more than 32 MiB beside its arguments
-gets fresh pages from glibc in every step, and waits for the kernel to clear them: page faults are
-counted (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ of 1 GB or more show the step without).
+"bytes of adam8bit" are the loops of adam8bit with what they compute left out, so that only their
+bytes move. The leaf in the cache is the hard one: there optax.adam waits for arithmetic alone, of
+which it has little; of the large leaf it waits for memory. A program that needs more than 32 MiB
+beside its arguments gets fresh pages from glibc in every step, and waits for the kernel to clear
+them: page faults are counted (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ of 1 GB or more
+show the step without).
 """
 
 import contextlib
@@ -27,8 +29,9 @@ from jaxcomp import optim
 from jaxcomp.kernels import adam8bit_cpu
 from jaxcomp.kernels.dynamic_map import SIGNED, UNSIGNED
 
-LARGE = (2048, 4096)  # 8 M entries: 96 MB of parameters, gradients and two moments pass by
-REPEATS = 15  # of the large leaf; ten times as many of the small tree
+LARGE = (2048, 4096)  # 8 Mi entries: 224 MiB are read or written by optax.adam
+IN_CACHE = (256, 4096)  # 1 Mi entries: 16 MiB of parameters, gradients and two moments
+REPEATS = 15  # of the large leaf; ten times as many of the others
 RATE = 1e-3
 BYTES = "bytes of adam8bit"
 
@@ -47,7 +50,7 @@ def optimizers():
 
 
 def bytes_alone():
-    """The walks of adam8bit with sums in place of the rule, of levels and of codes."""
+    """The loops of adam8bit with sums in place of the rule, of levels and of codes."""
     kinds = {"rule": moved, "maps": (SIGNED, UNSIGNED), "block": 256}
 
     def init(params):
@@ -98,6 +101,7 @@ def measure(results, console):
     every = optimizers()
     trees = {
         "leaf": ({"w": 0.02 * jax.random.normal(key, LARGE)}, every | {BYTES: bytes_alone()}, 1),
+        "leaf in the cache": ({"w": 0.02 * jax.random.normal(key, IN_CACHE)}, every, 10),
         "tree": (transformer_init(key), every, 10),
     }
     for label, (params, optimizers_of_it, times) in trees.items():
