@@ -107,7 +107,8 @@ def encode(x: Float32[Array, "*shape"], map: Map) -> Int32[Array, "*shape"]:
     a, b = _last_line(map)
     place = lax.max(place, _bits(x * a + b))
     if not map.signed:  # what is not zero is not rounded to it
-        place = jnp.where(x > 0, lax.max(place, _bits(_lowest(map) + LATE)), place)
+        least = np.float32(_lowest(map) + LATE).view(np.int32)
+        place = jnp.where(x > 0, lax.max(place, least), place)
     first = lax.bitcast_convert_type(place & EXPONENT, jnp.float32)
     place = lax.bitcast_convert_type(place, jnp.float32)
     q = _bits(place + np.float32((1 << MANTISSA) - 0.5))  # its floor, in the mantissa
@@ -118,10 +119,10 @@ def encode(x: Float32[Array, "*shape"], map: Map) -> Int32[Array, "*shape"]:
 
 
 def _lines(map: Map) -> list[tuple[np.float32, np.float32]]:
-    """a, b of lines a x + b that are 2^e + j, and how far x is in its interval, in one decade each.
+    """a, b of a line for each decade: a x + b is 2^e + j there, and how much of interval j is below.
 
-    All decades have equal steps of j, ten times those of the decade below, and twice as many: so
-    each line lies below the others in its own decade, and the least of them is in the right one.
+    Intervals are five times as long as in the decade below, so slopes fall, and lines of neighbours
+    meet where their decades do: the least of all lines is that of the decade which x is in.
     """
     lines = []
     for i in range(map.decades):
@@ -141,9 +142,9 @@ def _last_line(map: Map) -> tuple[np.float32, np.float32]:
     return np.float32(a), np.float32(_top(map) + LATE - a * there)
 
 
-def _bits(x: Float32[Array, "*shape"] | float) -> Int32[Array, "*shape"]:
+def _bits(x: Float32[Array, "*shape"]) -> Int32[Array, "*shape"]:
     """Magnitudes are in the order of their bits, of which a minimum is one instruction."""
-    return lax.bitcast_convert_type(jnp.asarray(x, jnp.float32), jnp.int32)
+    return lax.bitcast_convert_type(x, jnp.int32)
 
 
 def _lowest(map: Map) -> int:

@@ -47,7 +47,8 @@ def test_levels_are_the_formula_in_order_and_codes_come_back(map):
 def test_codes_are_of_the_nearest_level(map):
     random = np.random.default_rng(0)
     x = np.exp(random.uniform(np.log(1e-8), 0, 20_000)).astype(np.float32)
-    x = np.concatenate([x, -x, [-1]]).astype(np.float32) if map.signed else x
+    x = np.append(x, [1, 1 + 2**-23])  # a largest magnitude times its inverse, rounded up
+    x = np.concatenate([x, -x] if map.signed else [x]).astype(np.float32)
     found = np.asarray(levels(map), np.float64)
     between = (found[1:] + found[:-1]) / 2
     between[0] = between[0] if map in (SIGNED, SIGNED4, LINEAR4) else 0  # above zero is not zero
