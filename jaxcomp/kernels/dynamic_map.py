@@ -119,7 +119,7 @@ def encode(x: Float32[Array, "*shape"], map: Map) -> Int32[Array, "*shape"]:
 
 
 def _lines(map: Map) -> list[tuple[np.float32, np.float32]]:
-    """a, b of a line for each decade: a x + b is 2^e + j there, and how much of interval j is below.
+    """a, b of a line for each decade: a x + b is 2^e + j, and what of interval j lies below x.
 
     Intervals are five times as long as in the decade below, so slopes fall, and lines of neighbours
     meet where their decades do: the least of all lines is that of the decade which x is in.
