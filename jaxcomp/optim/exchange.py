@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxcomp import tree
 from jaxcomp.base import Compressor, Exchange, UnsupportedInput
+from jaxcomp.kernels.dispatch import align
 from jaxcomp.optim.random import fold
 from jaxcomp.optim.wire import wire_nbytes
 
@@ -85,7 +86,8 @@ def add_up(compressor: Compressor, wires: Any, x: Any) -> jax.Array:
             return compressor.add(total, wire), None
         return total + compressor.decompress(wire).astype(jnp.float32), None
 
-    return lax.scan(add, jnp.zeros(x.shape, jnp.float32), wires)[0]
+    zeros, *_ = align(jnp.zeros(x.shape, jnp.float32), *jax.tree.leaves(wires))
+    return lax.scan(add, zeros, wires)[0]
 
 
 def agree(fine: jax.Array, axes: tuple[str, ...]) -> jax.Array:

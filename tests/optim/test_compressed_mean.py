@@ -55,7 +55,7 @@ def test_int8_arrays_cross_the_links_and_their_bytes_are_counted():
         counted.append(exchange.nbytes(x[0]))
         return exchange.mean(jnp.zeros(2, jnp.uint32), x[0], exchange.init(x[0]))[1][None]
 
-    run = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=along, out_specs=along, check_vma=False))
+    run = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=along, out_specs=along))
     program = run.lower(INPUTS).compile().as_text()
     moved = [
         line for line in program.splitlines() if " all-to-all(" in line or " all-gather(" in line
