@@ -1,9 +1,10 @@
 """The step of adam8bit for CPUs: what the reference computes, slab by slab.
 
-A slab is so small that its moments in float32 stay in the cache: one loop decodes them and applies
-the rule, one finds the largest magnitudes, one encodes. Loops that do less are faster: processors
-look a hundred instructions ahead, so they overlap entries of short chains only. A leaf of several
-slabs applies the rule again for its update, in one loop with whatever elementwise is done behind.
+A slab is so small that its moments in float32 stay in the cache: a loop for each decodes it and
+applies the rule, one finds the largest magnitudes, one encodes. Loops that do less are faster, as
+processors overlap entries of short chains only, and prefetch best for one array that is written.
+The update is a loop over the whole leaf, with whatever elementwise is done behind: it decodes and
+applies the rule again, and never reaches memory.
 """
 
 import functools
@@ -31,10 +32,10 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
     rows, old, numbers = g.size // block, moments_of(arrays), list(numbers)
     fours = [j for j, map in enumerate(maps) if map.bits == 4]
     parts = 2 if fours else 1
-    shape, width, few = g.shape, block // parts, g.size <= SLAB
+    shape, width, slabs = g.shape, block // parts, -(-g.size // SLAB)
     g = g.reshape(rows, parts, width)
     held = [x.codes.reshape(rows, -1, width) for x in old]
-    copied = written if not few else lambda x: x
+    copied = written if slabs > 1 else lambda x: x
     copies = [copied(x) for j, x in enumerate(held) if j not in fours]
     if fours:
         half = lax.broadcasted_iota(jnp.uint8, (1, parts, 1), 1)
@@ -52,58 +53,50 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
         return found
 
     def updated(g, copies, scales):
-        """update and moments, f32[rows, parts, width]"""
         values = tuple(x * s for x, s in zip(levels(copies), scales, strict=True))
         update, values = rule(g.astype(jnp.float32), values, numbers)
         fits = functools.reduce(jnp.logical_and, (jnp.abs(x) <= LARGEST for x in values))
-        return jnp.where(fits, update, jnp.nan), *values
+        return jnp.where(fits, update, jnp.nan)
 
-    def moved(g, copies, scales):
-        """Moments alone: what they keep of themselves is multiplied by their scales before."""
+    def moved(j, g, copies, scales):
+        """Moment j: what it keeps of itself is multiplied by its scale before."""
         pairs = zip(scales, numbers[::2], numbers[1::2], strict=False)
         own = [x for scale, keep, take in pairs for x in (keep * scale, take)]
         values = tuple(levels(copies))
-        return rule(g.astype(jnp.float32), values, own + numbers[len(own) :])[1]
+        return rule(g.astype(jnp.float32), values, own + numbers[len(own) :])[1][j]
 
     def stepped(g, copies, scales, held):
-        """update if it is at hand, and codes and scales of some rows."""
-        found = together(lambda *x: _cut(updated(*x) if few else moved(*x)), g, copies, scales)
-        update, values = (found[:2], found[2:]) if few else (None, found)
-        values = list(zip(values[::2], values[1::2], strict=True))
-        most = _largest([whole(*x) for x in values])
+        """codes and scales of some rows"""
+        every = range(len(maps))
+        values = [halves(functools.partial(moved, j), g, copies, scales) for j in every]
+        most = _largest([whole(x, jnp.zeros(()), 3) for x in values])
         rows = together(_of_rows, most, [x.reshape(-1) for x in scales])
         inverse, scales = ([x.reshape(-1, 1, 1) for x in half] for half in (rows[::2], rows[1::2]))
         codes = {}
         for bits in {map.bits for map in maps}:
-            js = [j for j, map in enumerate(maps) if map.bits == bits]
+            js = [j for j in every if maps[j].bits == bits]
             of = [[x[j] for j in js] for x in (values, inverse, held, maps)]
             codes |= zip(js, together(functools.partial(_coded, of.pop()), *of), strict=True)
-        return update, [codes[j] for j in range(len(maps))], scales
+        return [codes[j] for j in every], scales
 
-    if few:
-        update, codes, scales = stepped(g, copies, scales, held)
-        update = whole(*update)
+    update = updated(g, copies, scales)
+    inputs = lax.optimization_barrier((g, copies, scales))
+    if slabs <= 1:
+        codes, scales = stepped(*inputs, held)
     else:
-        update = updated(g, copies, scales)[0]
-        apart = lax.optimization_barrier((g, copies, scales))
-        slabs = -(-g.size // SLAB)
         take = -(-rows // slabs)
 
         def turn(i, new):  # the last slab begins early and computes some rows twice
             start = jnp.minimum(i * take, rows - take)
             at = lambda x: lax.dynamic_slice_in_dim(x, start, take)  # noqa: E731
-            _, *found = stepped(*jax.tree.map(at, (*apart, new[0])))
+            found = stepped(*jax.tree.map(at, (*inputs, new[0])))
             put = lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0)  # noqa: E731
-            return jax.tree.map(put, new, tuple(found))
+            return jax.tree.map(put, new, found)
 
         codes, scales = lax.fori_loop(0, slabs, turn, (held, scales))
     pairs = zip(old, codes, scales, strict=True)
     results = [(x.reshape(o.codes.shape), s.reshape(o.scales.shape)) for o, x, s in pairs]
     return update.reshape(shape), *(x for pair in results for x in pair)
-
-
-def _cut(values):
-    return [half for x in values for half in halves(x)]
 
 
 def _of_rows(most, scales):
@@ -116,7 +109,7 @@ def _of_rows(most, scales):
 def _coded(maps, values, inverse, held):
     """New codes of moments of as many bits."""
     for x, scale, old, map in zip(values, inverse, held, maps, strict=True):
-        new = encode(whole(*x) * scale, map).astype(jnp.uint8)
+        new = encode(whole(x, scale, 3) * scale, map).astype(jnp.uint8)
         new = new if map.bits == 8 else new[:, :1] | new[:, 1:] << 4
         yield jnp.where(jnp.isnan(scale), old, new)
 
