@@ -19,7 +19,7 @@ from jaxcomp.kernels.halves import halves, whole
 from jaxcomp.kernels.together import together
 from jaxcomp.kernels.written import written
 
-SLAB = 270_000  # entries; not a power of 2: arrays that far apart share few lines of a cache
+SLAB = 400_000  # entries; not a power of 2: arrays that far apart share few lines of a cache
 
 
 def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, block: int):
