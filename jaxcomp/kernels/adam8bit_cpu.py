@@ -4,7 +4,7 @@ A slab is so small that its moments in float32 stay in the cache: a loop for eac
 applies the rule, one finds the largest magnitudes, one encodes. Loops that do less are faster, as
 processors overlap entries of short chains only, and prefetch best for one array that is written.
 The update is a loop over the whole leaf, with whatever elementwise is done behind: it decodes and
-applies the rule again, and never reaches memory.
+applies the rule again, and never reaches memory. Gradients do, where they are not there yet.
 """
 
 import functools
@@ -23,7 +23,7 @@ SLAB = 400_000  # entries; not a power of 2: arrays that far apart share few lin
 
 
 def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, block: int):
-    """See above. Blocks have parts as in `adam8bit_lax.step`, along an axis here.
+    """What `adam8bit_lax.reference` returns. Blocks have the parts of `step`, along an axis here.
 
     Old codes are copied before new ones take their place: nothing puts the update before them. A
     copy of 4 bits has bytes in the order of entries, with the codes of all moments: loops in that
@@ -34,7 +34,7 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
     parts = 2 if fours else 1
     shape, width, slabs = g.shape, block // parts, -(-g.size // SLAB)
     g = g.reshape(rows, parts, width)
-    held = [x.codes.reshape(rows, -1, width) for x in old]
+    held = [x.codes.reshape(rows, 1 if j in fours else parts, width) for j, x in enumerate(old)]
     copied = written if slabs > 1 else lambda x: x
     copies = [copied(x) for j, x in enumerate(held) if j not in fours]
     if fours:
@@ -44,47 +44,50 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
     scales = [x.scales.reshape(rows, 1, 1) for x in old]
 
     def levels(copies):
-        found, bytes = [], iter(copies)
+        found, eights = [], iter(copies)
         for j, map in enumerate(maps):
             if j in fours:
                 found.append(look_up(copies[-1], map, 4 * fours.index(j)))
             else:
-                found.append(look_up(next(bytes), map))
+                found.append(look_up(next(eights), map))
         return found
 
     def updated(g, copies, scales):
         values = tuple(x * s for x, s in zip(levels(copies), scales, strict=True))
-        update, values = rule(g.astype(jnp.float32), values, numbers)
+        update, values = rule(_float32(g), values, numbers)
         fits = functools.reduce(jnp.logical_and, (jnp.abs(x) <= LARGEST for x in values))
         return jnp.where(fits, update, jnp.nan)
 
     def moved(j, g, copies, scales):
-        """Moment j: what it keeps of itself is multiplied by its scale before."""
+        """Moment j, where scales multiply what is kept, the first of each moment's two numbers."""
         pairs = zip(scales, numbers[::2], numbers[1::2], strict=False)
         own = [x for scale, keep, take in pairs for x in (keep * scale, take)]
         values = tuple(levels(copies))
-        return rule(g.astype(jnp.float32), values, own + numbers[len(own) :])[1][j]
+        return rule(_float32(g), values, own + numbers[len(own) :])[1][j]
 
     def stepped(g, copies, scales, held):
         """codes and scales of some rows"""
         every = range(len(maps))
         values = [halves(functools.partial(moved, j), g, copies, scales) for j in every]
         most = _largest([whole(x, jnp.zeros(()), 3) for x in values])
-        rows = together(_of_rows, most, [x.reshape(-1) for x in scales])
-        inverse, scales = ([x.reshape(-1, 1, 1) for x in half] for half in (rows[::2], rows[1::2]))
+        found = together(_of_rows, most, [x.reshape(-1) for x in scales])
+        inverse, scales = ([x.reshape(-1, 1, 1) for x in found[i::2]] for i in range(2))
         codes = {}
         for bits in {map.bits for map in maps}:
             js = [j for j in every if maps[j].bits == bits]
-            of = [[x[j] for j in js] for x in (values, inverse, held, maps)]
-            codes |= zip(js, together(functools.partial(_coded, of.pop()), *of), strict=True)
+            of = ([x[j] for j in js] for x in (maps, values, inverse, held))
+            codes |= zip(js, together(functools.partial(_coded, next(of)), *of), strict=True)
         return [codes[j] for j in every], scales
 
     update = updated(g, copies, scales)
+    if g.dtype == jnp.bfloat16:  # as bits, or XLA would make all of it float32 before the loop
+        g = lax.bitcast_convert_type(g, jnp.uint16)
     inputs = lax.optimization_barrier((g, copies, scales))
     if slabs <= 1:
         codes, scales = stepped(*inputs, held)
     else:
         take = -(-rows // slabs)
+        slabs = -(-rows // take)
 
         def turn(i, new):  # the last slab begins early and computes some rows twice
             start = jnp.minimum(i * take, rows - take)
@@ -97,6 +100,12 @@ def cpu(g: jax.Array, numbers: jax.Array, *arrays: jax.Array, rule: Rule, maps, 
     pairs = zip(old, codes, scales, strict=True)
     results = [(x.reshape(o.codes.shape), s.reshape(o.scales.shape)) for o, x, s in pairs]
     return update.reshape(shape), *(x for pair in results for x in pair)
+
+
+def _float32(g):
+    if g.dtype != jnp.uint16:
+        return g.astype(jnp.float32)
+    return lax.bitcast_convert_type(g.astype(jnp.uint32) << 16, jnp.float32)
 
 
 def _of_rows(most, scales):

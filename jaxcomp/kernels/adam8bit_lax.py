@@ -14,6 +14,8 @@ from jaxcomp.kernels.dynamic_map import Map, decode, encode
 
 LARGEST = 2.0**125  # its reciprocal is a float that processors do not take for zero
 
+# rule(g, moments, numbers) -> update, moments. Of numbers each moment has two first: it becomes
+# the one times itself and the other times what the rule takes of g.
 Rule = Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]
 
 

@@ -97,7 +97,7 @@ def encode(x: Float32[Array, "*shape"], map: Map) -> Int32[Array, "*shape"]:
     """The codes of the levels nearest to x, which is within [-1, 1], or [0, 1] without signs.
 
     As int32: a kernel chooses among them before it makes them bytes. Where x is as near to two
-    levels, but for 3e-7 of x, it is either.
+    levels, but for 6e-7 of x, it is either.
     """
     if not map.decades:
         top = (1 << map.bits) - 1
@@ -122,16 +122,16 @@ def _lines(map: Map) -> list[tuple[np.float32, np.float32]]:
     """a, b of a line for each decade: a x + b is 2^e + j, and what of interval j lies below x.
 
     Intervals are five times as long as in the decade below, so slopes fall, and lines of neighbours
-    meet where their decades do: the least of all lines is that of the decade which x is in.
+    meet where their decades do: the least of all lines is that of the decade which x is in. With
+    signs the first is steeper, and ends where the second level begins.
     """
     lines = []
     for i in range(map.decades):
         first = _lowest(map) * 2.0**i
         lines.append((first * 10.0 ** (map.decades - i) / 9, first * 8 / 9))
-    if map.signed:  # the lowest level starts half way from zero to it
-        end, half = 10.0 ** (1 - map.decades), float(levels(map)[_zero(map) + 1]) / 2
-        slope = (2 - 1 - LATE) / (end - half)
-        lines[0] = slope, 2 - slope * end
+    if map.signed:  # the lowest level starts halfway to zero; at 1 the floor below would be a tie
+        half, least = float(levels(map)[_zero(map) + 1]) / 2, 1.02
+        lines[0] = (1 + LATE - least) / half, least
     return [(np.float32(a), np.float32(b)) for a, b in lines]
 
 

@@ -32,8 +32,8 @@ def halves(f: Callable[..., jax.Array], *trees: Any) -> UInt16[Array, "*shape 2"
 def whole(x: UInt16[Array, "..."], positive: Float32[Array, "..."], axis: int = -1) -> jax.Array:
     """The float32 of which x has the halves along an axis, which is no more.
 
-    positive: what is so, and broadcasts to that. Its sign is put between the halves: LLVM, which
-    does not know it, would read both as one float else.
+    positive: any float without a sign that broadcasts to the result. LLVM does not know that it has
+    none, and would read both halves as one float if it were not put between them.
     """
     lower, upper = (lax.index_in_dim(x, i, axis, keepdims=False) for i in range(2))
     none = lax.bitcast_convert_type(positive, jnp.uint32) >> 31

@@ -1,4 +1,4 @@
-"""Walks over whole arrays are the step on blocks, and write down no moments in float32."""
+"""Slabs are the step on blocks, and no moment of a whole leaf is in memory as float32."""
 
 import functools
 
@@ -10,14 +10,20 @@ import pytest
 from jaxcomp.kernels import adam8bit_cpu
 from jaxcomp.kernels.adam8bit_cpu import cpu
 from jaxcomp.kernels.adam8bit_lax import reference
-from tests.kernels.moment_cases import FOUR, LION, MIXED, STATIC, case
+from tests.kernels.moment_cases import FOUR, LION, MIXED, MOMENTUM, STATIC, case
 
 
-@pytest.mark.parametrize("static", [STATIC, FOUR, MIXED, LION], ids=["8", "4", "8 and 4", "one"])
-def test_walks_over_whole_arrays_are_the_reference(static, monkeypatch):
+@pytest.mark.parametrize(
+    "static",
+    [STATIC, FOUR, MIXED, LION, MOMENTUM],
+    ids=["8", "4", "8 and 4", "one, of bfloat16", "momentum"],
+)
+def test_slabs_are_the_reference(static, monkeypatch):
+    """The last of them computes rows twice, of which one keeps its codes."""
     monkeypatch.setattr(adam8bit_cpu, "SLAB", 1024)
     g, *rest = case(static, rows=11)
-    arrays = [g.at[1, 3].set(jnp.nan).at[2, 30].set(-jnp.inf).at[4].set(0), *rest]
+    g = g.at[1, 3].set(jnp.nan).at[2, 30].set(-jnp.inf).at[4].set(0).at[9:, 0].set(jnp.inf)
+    arrays = [g.astype(jnp.bfloat16) if static is LION else g, *rest]
     got = jax.jit(functools.partial(cpu, **static))(*arrays)
     expected = jax.jit(functools.partial(reference, **static))(*arrays)
     for x, y in zip(got, expected, strict=True):  # sums of products are rounded once or twice
@@ -28,16 +34,20 @@ def test_walks_over_whole_arrays_are_the_reference(static, monkeypatch):
     assert all(x.shape == y.shape for x, y in zip(got[1:], arrays[2:], strict=True))
 
 
-@pytest.mark.parametrize("static", [STATIC, FOUR], ids=["8", "4"])
-def test_no_moment_in_float32_reaches_memory(static, monkeypatch):
-    """Nor does the update, where its parameter takes it: codes do, and what is kept."""
+@pytest.mark.parametrize(
+    ("static", "dtype"),
+    [(STATIC, jnp.float32), (FOUR, jnp.float32), (STATIC, jnp.bfloat16)],
+    ids=["8", "4", "8, of bfloat16"],
+)
+def test_nothing_of_the_whole_leaf_is_in_memory_as_float32(static, dtype, monkeypatch):
+    """Nor is the update, where its parameter takes it: old codes are, and bits of bfloat16."""
     monkeypatch.setattr(adam8bit_cpu, "SLAB", 1024)
-    arrays = case(static, rows=64, blocks=4)
+    g, *rest = case(static, rows=64, blocks=4)
 
     def step(parameter, *arrays):
         update, *new = cpu(*arrays, **static)
         return parameter - 0.1 * update, *new
 
-    program = jax.jit(step).lower(arrays[0], *arrays).compile()
-    codes = 2 * arrays[0].size  # bytes: a moment in float32 would be twice as many
-    assert program.memory_analysis().temp_size_in_bytes < 1.1 * codes
+    program = jax.jit(step).lower(g, g.astype(dtype), *rest).compile()
+    nbytes = g.size * (2 if dtype == jnp.float32 else 4)  # in float32: another 4 for each
+    assert program.memory_analysis().temp_size_in_bytes < 1.1 * nbytes

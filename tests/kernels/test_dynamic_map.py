@@ -47,6 +47,8 @@ def test_levels_are_the_formula_in_order_and_codes_come_back(map):
 def test_codes_are_of_the_nearest_level(map):
     random = np.random.default_rng(0)
     x = np.exp(random.uniform(np.log(1e-8), 0, 20_000)).astype(np.float32)
+    line = (np.arange(-60, 60) * 2.0**-23 + 1) * (levels(map)[levels(map) > 0][0] * 9.375 / 55)
+    x = np.append(x, line)  # where nothing begins, but a line passes an integer
     x = np.append(x, [1, 1 + 2**-23])  # a largest magnitude times its inverse, rounded up
     x = np.concatenate([x, -x] if map.signed else [x]).astype(np.float32)
     found = np.asarray(levels(map), np.float64)
