@@ -11,11 +11,12 @@ explodes; where a gradient is always zero, nothing moves.
 We differ in what is kept in float32 (`moments.large`), in blocks of 256, not 2048, in that a second
 moment above zero is never rounded to it (dynamic_map), and in that a gradient that is not finite
 does not enter the state. Measured: the loss of a small network after 600 steps, three seeds, is
-within 0.25 % of Adam's. On CPUs a step takes longer than
-optax.adam's, whose bytes it saves: of 8 Mi entries, on two cores, 1.6 to 1.9 times as long, with
-adam4bit 1.35 to 1.65, lion8bit and momentum8bit 1.15 to 1.4; of 1 Mi entries, which optax.adam
-finds in the cache, 2.3, 2.0 and 1.7 times; of a small transformer 1.5, 1.8 and 1.2
-(kernels/adam8bit_cpu).
+within 0.25 % of Adam's.
+
+On CPUs a step takes longer than optax.adam's, whose bytes it saves: of 8 Mi entries, on two cores,
+1.6 to 1.9 times as long, with adam4bit 1.35 to 1.65, lion8bit and momentum8bit 1.15 to 1.4; of 1 Mi
+entries, which optax.adam finds in the cache, 2.3, 2.0 and 1.7 times; of small networks 1.3 to 1.65
+times (kernels/adam8bit_cpu).
 
 The factored second moment, smaller still, is optax.scale_by_factored_rms. Inside
 optax.contrib.scale_by_galore, base_optimizer=adam8bit(rate) is 8 bits of the projected moments.
